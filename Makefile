@@ -1,0 +1,39 @@
+# make demo and make test are all a newcomer needs; both set everything up by themselves.
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: setup demo test test-long test-gpu lint bench lock clean
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sunvisor needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	touch $(READY)
+
+demo: setup
+	$(PY) run_pipeline.py demo --output demo_out
+
+test: setup
+	$(PY) -m pytest -m "not long and not gpu"
+
+test-long: setup
+	$(PY) -m pytest -m "long"
+
+test-gpu: setup
+	$(PY) -m pytest -m "gpu"
+
+lint: setup
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+bench: setup
+	$(PY) run_pipeline.py bench
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv demo_out
