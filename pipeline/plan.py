@@ -1,8 +1,25 @@
-"""Plan: which spans a video is cut into, and everything else that decides the bytes of the result. Pure functions."""
+"""Plan: which spans a video is cut into, and everything else that decides the bytes of the result.
+
+Pure data and pure functions. A plan is made from the source and the result settings alone, never from the number of workers, so
+that one worker and a hundred write the same bytes. Every `auto` is resolved here once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from pipeline.color import ColorSpec, OutputSpec, PixelLayout
+from pipeline.encode import EncoderChoice
+from pipeline.index import VideoIndex, packets_for
+
+PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -26,3 +43,159 @@ class Span:
     lead_out: int
     seek_packet: int
     end_packet: int
+
+
+@dataclass(frozen=True)
+class Track:
+    """One video stream to convert: how its codes become light, and its spans.
+
+    time_base_den: output ticks per second (the output time base has numerator 1)
+    ticks: output ticks per source tick, so that output pts = source pts * ticks, exactly
+    width, height: the visible picture; the coded picture is the next even size
+    tile: side of the tiles in pixels, 0 = whole frames
+    """
+
+    stream_index: int
+    width: int
+    height: int
+    layout: PixelLayout
+    color: ColorSpec
+    color_reasons: dict[str, str]
+    deinterlace: bool
+    rate: Fraction
+    sample_aspect_ratio: Fraction | None
+    rotation: int
+    time_base_den: int
+    ticks: int
+    frames: int
+    duration_seconds: float
+    content_hash: str
+    tile: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of one output. Stored as plan.json in the work folder."""
+
+    version: int
+    source: str
+    source_bytes: int
+    output: str
+    container: str
+    model: str
+    model_path: str
+    model_sha256: str
+    model_restores_highlights: bool
+    device: str
+    precision: str
+    numerics_class: str
+    stages: tuple[str, ...]
+    strict: bool
+    out: OutputSpec
+    encoder: EncoderChoice
+    settings_hash: str
+    tracks: tuple[Track, ...]
+    warnings: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def frames(self) -> int:
+        """Frames of all tracks."""
+        return sum(track.frames for track in self.tracks)
+
+    def to_json(self) -> str:
+        """Readable JSON; `from_json` reads it back."""
+        return json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Rebuild a plan from `to_json`. Raises ValueError, KeyError or TypeError when the text is of another make."""
+        data = json.loads(text)
+        if data["version"] != PLAN_VERSION:
+            raise ValueError(f"plan version {data['version']}, this Sunvisor writes {PLAN_VERSION}")
+        data["out"] = OutputSpec(**data["out"])
+        data["encoder"] = EncoderChoice(**data["encoder"])
+        data["tracks"] = tuple(_track(track) for track in data["tracks"])
+        data["stages"] = tuple(data["stages"])
+        data["warnings"] = tuple(data["warnings"])
+        return Plan(**data)
+
+    def identity(self) -> str:
+        """blake2b-128 (hex) of what decides the bytes of the output: content, settings, model, numerics. Not where files lie."""
+        facts = [self.version, self.settings_hash, self.model_sha256, self.numerics_class, self.container]
+        facts += [[track.stream_index, track.content_hash, track.frames] for track in self.tracks]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+
+def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
+    """Hash (hex) of the packets that a span decodes, the span, the settings and the checkpoint: the same key, the same bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    state.update(index.digest[span.seek_packet : span.end_packet].tobytes())
+    state.update(index.pts[span.seek_packet : span.end_packet].tobytes())
+    facts: list[Any] = [plan.version, plan.settings_hash, plan.model_sha256, plan.numerics_class, str(plan.encoder)]
+    facts += [dataclasses.asdict(span), track.stream_index, track.tile, str(track.color), str(track.layout)]
+    state.update(json.dumps(facts, sort_keys=True).encode())
+    return state.hexdigest()
+
+
+def cut_spans(
+    index: VideoIndex,
+    *,
+    target_seconds: float,
+    min_seconds: float,
+    max_seconds: float,
+    lead_in: int,
+    lead_out: int,
+) -> tuple[Span, ...]:
+    """Cut a video into spans of about `target_seconds`, at keyframes where one is near, anywhere else otherwise.
+
+    Every frame belongs to exactly one span. Each span is min_seconds to max_seconds long, except that a video shorter than
+    min_seconds is one span, and a video with gaps longer than that (VFR) has spans as its frames allow.
+    lead_in, lead_out: frames that the stages need beyond a span's ends.
+    """
+    starts = _cut_frames(index, target_seconds, min_seconds, max_seconds)
+    total = len(index.frame_pts)
+    spans = []
+    for number, first in enumerate(starts):
+        end = starts[number + 1] if number + 1 < len(starts) else total
+        before, after = min(lead_in, first), min(lead_out, total - end)
+        seek, stop = packets_for(index, first, end - first, before, after)
+        end_pts = int(index.frame_pts[end]) if end < total else int(index.frame_pts[-1] + index.frame_duration[-1])
+        first_pts = int(index.frame_pts[first])
+        spans.append(Span(number, first_pts, end_pts, first, end - first, before, after, seek, stop))
+    return tuple(spans)
+
+
+def _cut_frames(index: VideoIndex, target: float, shortest: float, longest: float) -> list[int]:
+    """Numbers of the frames that start a span."""
+    seconds = (index.frame_pts - index.frame_pts[0]) * float(index.time_base)
+    total = float(seconds[-1] + index.frame_duration[-1] * float(index.time_base))
+    pieces = max(1, min(int(np.ceil(total / target)), int(total / shortest)))
+    key_pts = np.sort(index.pts[index.keyframe & ~index.discard])
+    key_frames = np.searchsorted(index.frame_pts, key_pts)
+    key_frames = key_frames[(key_frames > 0) & (key_frames < len(seconds))]
+    starts = [0]
+    ideal = total / pieces
+    for number in range(1, pieces):
+        want = number * ideal
+        low = float(seconds[starts[-1]]) + shortest
+        high = max(low, min(low - shortest + longest, total - shortest * (pieces - number)))
+        window = max(low, want - ideal / 2), min(high, want + ideal / 2)
+        near = key_frames[(seconds[key_frames] >= window[0]) & (seconds[key_frames] <= window[1])]
+        if near.size:
+            frame = int(near[np.argmin(np.abs(seconds[near] - want))])
+        else:
+            frame = int(np.searchsorted(seconds, min(max(want, low), high) - 1e-9))
+        if starts[-1] < frame < len(seconds):
+            starts.append(frame)
+    return starts
+
+
+def _track(data: dict[str, Any]) -> Track:
+    data["layout"] = PixelLayout(**data["layout"])
+    data["color"] = ColorSpec(**data["color"])
+    data["rate"] = Fraction(data["rate"])
+    ratio = data["sample_aspect_ratio"]
+    data["sample_aspect_ratio"] = None if ratio is None else Fraction(ratio)
+    data["spans"] = tuple(Span(**span) for span in data["spans"])
+    return Track(**data)

@@ -1,0 +1,271 @@
+"""Every setting and its default. Profiles (the YAML files beside this one) and `key=value` words override them.
+
+Two kinds of settings: those of `workers` say how the work is done and never change a byte of the result; all others are the
+*result* settings: they are hashed, recorded in the output's provenance tag, and part of every span's key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import InputError
+
+PROFILE_DIR = Path(__file__).parent
+EXECUTION_SECTIONS = ("workers",)
+STAGES = ("reconstruct", "grade")
+
+
+@dataclass
+class InputConfig:
+    """How the source is read. `auto` takes what the file says; what it does not say is decided by rule and explained in the plan."""
+
+    matrix: str = "auto"
+    range: str = "auto"
+    transfer: str = "auto"
+    primaries: str = "auto"
+    chroma_location: str = "auto"
+    deinterlace: str = "auto"
+    fps: str = "auto"
+    video: str = "first"
+    force: bool = False
+    strict: bool = False
+    salvage: bool = False
+
+
+@dataclass
+class ReconstructConfig:
+    """The network. Frames whose working memory would pass `tile_budget_bytes` run as overlapping tiles."""
+
+    tile_budget_bytes: int = 1_500_000_000
+
+
+@dataclass
+class GradeConfig:
+    """Where SDR white lands and how high highlights may go, in nits (cd/m2)."""
+
+    white_nits: float = 203.0
+    peak_nits: float = 1000.0
+
+
+@dataclass
+class OutputConfig:
+    """The HDR file: transfer function, codec and container. crf null = the encoder's transparent default, preset null likewise."""
+
+    transfer: str = "pq"
+    codec: str = "hevc"
+    encoder: str = "auto"
+    crf: int | None = None
+    preset: str | None = None
+    container: str = "auto"
+
+
+@dataclass
+class SpanConfig:
+    """How long the pieces are that a video is cut into; a finished span is never done again."""
+
+    target_seconds: float = 4.0
+    min_seconds: float = 2.0
+    max_seconds: float = 10.0
+
+
+@dataclass
+class WorkersConfig:
+    """Execution only: nothing here changes a byte. count 0 = one a GPU, or one for the CPU; threads 0 = all cores shared out."""
+
+    count: int = 0
+    threads: int = 0
+    address: str | None = None
+    retries: int = 3
+    keep_work: bool = False
+
+
+@dataclass
+class Config:
+    """All settings. model: a shipped checkpoint's name or a .safetensors path; auto = the best that is shipped for the device."""
+
+    model: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    input: InputConfig = field(default_factory=InputConfig)
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    grade: GradeConfig = field(default_factory=GradeConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    span: SpanConfig = field(default_factory=SpanConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+
+LEGAL: dict[str, tuple[str, ...]] = {
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "input.matrix": ("auto", "bt709", "bt601", "bt2020"),
+    "input.range": ("auto", "limited", "full"),
+    "input.transfer": ("auto", "bt1886", "srgb", "linear"),
+    "input.primaries": ("auto", "bt709", "bt601-525", "bt601-625", "bt2020"),
+    "input.chroma_location": ("auto", "left", "center", "topleft", "top", "bottomleft", "bottom"),
+    "input.deinterlace": ("auto", "on", "off"),
+    "output.transfer": ("pq", "hlg"),
+    "output.codec": ("hevc", "av1"),
+    "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc"),
+    "output.container": ("auto", "mp4", "mov", "mkv"),
+}
+
+RANGES: dict[str, tuple[float, float]] = {
+    "grade.white_nits": (50, 1000),
+    "grade.peak_nits": (100, 10000),
+    "output.crf": (0, 63),
+    "reconstruct.tile_budget_bytes": (50_000_000, 1 << 40),
+    "span.target_seconds": (0.5, 60),
+    "span.min_seconds": (0.25, 60),
+    "span.max_seconds": (0.5, 120),
+    "workers.count": (0, 100_000),
+    "workers.threads": (0, 1024),
+    "workers.retries": (1, 100),
+}
+
+
+def profiles() -> list[str]:
+    """Names of the shipped profiles."""
+    return sorted(path.stem for path in PROFILE_DIR.glob("*.yaml"))
+
+
+def load_config(
+    profile: str | None = None, config_file: Path | None = None, overrides: list[str] | None = None
+) -> Config:
+    """Defaults, then the profile, then the user's YAML file, then `key=value` words; later ones win.
+
+    Raises InputError that names the key and lists the legal keys or values.
+    """
+    merged = OmegaConf.structured(Config)
+    if profile is not None:
+        if profile not in profiles():
+            raise InputError(f"--profile {profile}: there is no such profile; legal: {', '.join(profiles())}.")
+        merged = _merge(merged, _read_yaml(PROFILE_DIR / f"{profile}.yaml"), f"profile {profile}")
+    if config_file is not None:
+        merged = _merge(merged, _read_yaml(config_file), str(config_file))
+    for word in overrides or []:
+        key, equals, _ = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"'{word}' is not an override; write key=value, for example grade.peak_nits=600.")
+        try:
+            layer = OmegaConf.from_dotlist([word])
+        except (OmegaConfBaseException, ValueError) as error:
+            raise InputError(f"'{word}' cannot be read: {_first_line(error)}.") from error
+        merged = _merge(merged, layer, f"'{word}'")
+    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    _check(config)
+    return config
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide the bytes, as plain JSON-able data."""
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in EXECUTION_SECTIONS}
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """blake2b-128 (hex) of settings written as canonical JSON."""
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def legal_keys() -> list[str]:
+    """Every dotted key."""
+
+    def walk(cls: type, prefix: str) -> list[str]:
+        keys = []
+        for item in dataclasses.fields(cls):
+            nested = item.default_factory if item.default_factory is not dataclasses.MISSING else None
+            if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+                keys += walk(nested, f"{prefix}{item.name}.")
+            else:
+                keys.append(prefix + item.name)
+        return keys
+
+    return walk(Config, "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such configuration file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {_first_line(error)}.") from error
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"{path}: a configuration is a YAML mapping of keys to values.")
+    return loaded
+
+
+def _merge(base: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
+    known = legal_keys()
+    sections = {key.split(".")[0] for key in known if "." in key}
+    for key, value in _flatten(layer):
+        if key in sections and value in ({}, None):
+            continue
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise InputError(f"{origin}: there is no setting '{key}'{hint}. Legal keys: {', '.join(known)}.")
+    try:
+        return OmegaConf.merge(base, layer)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise InputError(f"{origin}: {_first_line(error)} (key {error.full_key or '?'}).") from error
+
+
+def _flatten(layer: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in OmegaConf.to_container(layer, resolve=True).items():  # type: ignore[union-attr]
+        if isinstance(value, dict) and value:
+            pairs += _flatten(OmegaConf.create(value), f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs
+
+
+def _check(config: Config) -> None:
+    for key, legal in LEGAL.items():
+        value = _get(config, key)
+        if value not in legal:
+            raise InputError(f"{key}={value}: not a legal value; legal: {', '.join(legal)}.")
+    for key, (low, high) in RANGES.items():
+        value = _get(config, key)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{key}={value}: out of range; legal: {low:g} to {high:g}.")
+    unknown = [stage for stage in config.stages if stage not in STAGES]
+    if unknown or len(set(config.stages)) != len(config.stages):
+        raise InputError(f"stages={config.stages}: legal stages, each at most once: {', '.join(STAGES)}.")
+    if config.grade.peak_nits < config.grade.white_nits:
+        raise InputError(
+            f"grade.peak_nits={config.grade.peak_nits:g} lies below grade.white_nits={config.grade.white_nits:g}; the peak must be at least white."
+        )
+    if config.output.transfer == "hlg" and (config.grade.white_nits, config.grade.peak_nits) != (203.0, 1000.0):
+        raise InputError(
+            "output.transfer=hlg is made for a 1000-nit display with white at 203 nits; leave grade.white_nits and grade.peak_nits alone."
+        )
+    if not config.span.min_seconds <= config.span.target_seconds <= config.span.max_seconds:
+        raise InputError("span: min_seconds <= target_seconds <= max_seconds must hold.")
+    video = config.input.video
+    if video not in ("first", "all") and not video.isdigit():
+        raise InputError(f"input.video={video}: legal: first, all, or the number of a video stream (0, 1, ...).")
+
+
+def _get(config: Config, key: str) -> Any:  # noqa: ANN401 - settings are of several types
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

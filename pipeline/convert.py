@@ -1,0 +1,257 @@
+"""Convert: one video from source to published output. Spans may be done here, or anywhere by whoever calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+
+from configs.schema import Config
+from pipeline.assemble import TrackSpans, assemble
+from pipeline.encode import publish
+from pipeline.errors import ConversionError, InputError
+from pipeline.hdr10 import MasteringDisplay
+from pipeline.ledger import Ledger, WorkLock
+from pipeline.light import LightLevels
+from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work
+from pipeline.span_job import run_span
+from pipeline.sidecars import write_sidecars
+from pipeline.streams import plan_copies
+from pipeline.verify import verify
+
+VERSION = "0.1.0"
+PROVENANCE_KEY = "sunvisor"
+
+
+@dataclass
+class FileReport:
+    """What became of one file. status: "done", "already done", "planned", "failed", "refused" or "interrupted"."""
+
+    source: str
+    output: str
+    status: str
+    frames: int = 0
+    spans_done: int = 0
+    spans_reused: int = 0
+    seconds: float = 0.0
+    max_cll_nits: int | None = None
+    max_fall_nits: int | None = None
+    repeated_frames: int = 0
+    redone_in_float32: int = 0
+    streams: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+    exit_code: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return dataclasses.asdict(self)
+
+
+class Conversion:
+    """A conversion under way: which spans are done, which are pending, and the way to the published file."""
+
+    def __init__(self, prepared: Prepared, lock: WorkLock, done: dict[tuple[int, int], dict[str, Any]]) -> None:
+        self.prepared = prepared
+        self.plan = prepared.plan
+        self.workdir = prepared.workdir
+        self.lines = dict(done)
+        self.reused = len(done)
+        self._lock = lock
+        self._ledger = Ledger(self.workdir)
+        self._started = time.monotonic()
+
+    @property
+    def pending(self) -> list[tuple[int, int]]:
+        """(track, span) of every span that is not done, in order."""
+        spans = ((number, span.number) for number, track in enumerate(self.plan.tracks) for span in track.spans)
+        return [place for place in spans if place not in self.lines]
+
+    @property
+    def frames_done(self) -> int:
+        """Frames of finished spans."""
+        return sum(line["frames"] for line in self.lines.values())
+
+    def span_done(self, line: dict[str, Any]) -> None:
+        """Note a finished span in the ledger."""
+        self._ledger.append(line)
+        self.lines[line["track"], line["span"]] = line
+
+    def finish(self, *, keep_work: bool = False) -> FileReport:
+        """Join the spans, verify the cheap part, publish, and remove the work folder.
+
+        Raises ConversionError, and publishes nothing, when the joined file fails a check.
+        """
+        prepared, plan = self.prepared, self.plan
+        levels = self._levels()
+        max_cll, max_fall = round(levels.max_cll_nits), round(levels.max_fall_nits)
+        partial = self.workdir / f"final.{plan.container}"
+        converted = {track.stream_index for track in plan.tracks}
+        copies = plan_copies(prepared.source, plan.container, converted)
+        joined = assemble(
+            prepared.source,
+            partial,
+            self._track_spans(),
+            copies,
+            container=plan.container,
+            codec=plan.encoder.codec,
+            mastering=MasteringDisplay(peak_nits=plan.out.peak_nits) if plan.out.transfer == "pq" else None,
+            light=(max_cll, max_fall) if plan.out.transfer == "pq" else None,
+            provenance_key=PROVENANCE_KEY,
+            provenance=self._provenance(max_cll, max_fall),
+        )
+        report = verify(
+            prepared.source,
+            partial,
+            sidecar_stem=prepared.output,
+            to_be_saved={copy.stream for copy in copies if copy.action == "sidecar"},
+            fps=prepared.fps,
+            color_overrides=prepared.color_overrides,
+        )
+        if not report.ok:
+            failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if not check.ok)
+            raise ConversionError(
+                f"{prepared.output}: the joined file failed its checks and is not published ({failed})."
+            )
+        write_sidecars(prepared.source, copies, prepared.output, joined.shift_seconds)
+        publish(partial, prepared.output)
+        repeated = sum(len(line["repeated"]) for line in self.lines.values())
+        redone = sum(line["redone_in_float32"] for line in self.lines.values())
+        warnings = [*plan.warnings, *joined.warnings]
+        if repeated:
+            warnings.append(
+                f"{repeated} damaged frames were replaced by the last good one, so that timing holds (--strict refuses such files)."
+            )
+        if redone:
+            warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
+        result = FileReport(
+            source=str(prepared.source),
+            output=str(prepared.output),
+            status="done",
+            frames=plan.frames,
+            spans_done=len(self.lines) - self.reused,
+            spans_reused=self.reused,
+            seconds=round(time.monotonic() - self._started, 2),
+            max_cll_nits=max_cll,
+            max_fall_nits=max_fall,
+            repeated_frames=repeated,
+            redone_in_float32=redone,
+            streams=[dataclasses.asdict(copy) for copy in copies],
+            warnings=warnings,
+        )
+        self.close()
+        if not keep_work:
+            shutil.rmtree(self.workdir)
+        return result
+
+    def close(self) -> None:
+        """Let go of the work folder; what is done stays."""
+        self._lock.release()
+
+    def _levels(self) -> LightLevels:
+        levels = LightLevels(0.0, 0.0, 0.0, 0)
+        for line in self.lines.values():
+            levels |= LightLevels(**line["levels"])
+        return levels
+
+    def _track_spans(self) -> list[TrackSpans]:
+        tracks = []
+        for number, track in enumerate(self.plan.tracks):
+            files = [self.workdir / self.lines[number, span.number]["file"] for span in track.spans]
+            index = self.prepared.indices[number]
+            tracks.append(
+                TrackSpans(track, tuple(files), index.frame_pts * track.ticks, index.frame_duration * track.ticks)
+            )
+        return tracks
+
+    def _provenance(self, max_cll: int, max_fall: int) -> dict[str, Any]:
+        plan = self.plan
+        tracks = []
+        for number, track in enumerate(plan.tracks):
+            repeated = sum(len(self.lines[number, span.number]["repeated"]) for span in track.spans)
+            starts = [span.first_frame for span in track.spans]
+            facts = {"stream": track.stream_index, "content_hash": track.content_hash, "frames": track.frames}
+            tracks.append(facts | {"span_starts": starts, "repeated": repeated})
+        return {
+            "version": VERSION,
+            "identity": plan.identity(),
+            "model": plan.model,
+            "model_sha256": plan.model_sha256,
+            "settings_hash": plan.settings_hash,
+            "transfer": plan.out.transfer,
+            "white_nits": plan.out.white_nits,
+            "peak_nits": plan.out.peak_nits,
+            "max_cll": max_cll,
+            "max_fall": max_fall,
+            "tracks": tracks,
+        }
+
+
+def start(source: Path, output: Path, config: Config, *, overwrite: bool = False) -> Conversion | FileReport:
+    """Plan a conversion and open its work folder; a FileReport comes back instead when the output is there already.
+
+    Raises InputError when the source cannot be converted, or another file stands where the output would.
+    """
+    check_output(source, output)
+    prepared = make_plan(source, output, config)
+    if output.exists():
+        if provenance_of(output).get("identity") == prepared.plan.identity():
+            shutil.rmtree(prepared.workdir, ignore_errors=True)
+            return FileReport(str(source), str(output), "already done", frames=prepared.plan.frames)
+        if not overwrite:
+            raise InputError(
+                f"{output}: there is a file already, made from another source or with other settings; --overwrite replaces it."
+            )
+    check_space(prepared)
+    lock, done = open_work(prepared)
+    return Conversion(prepared, lock, done)
+
+
+def convert(
+    source: Path,
+    output: Path,
+    config: Config,
+    *,
+    overwrite: bool = False,
+    threads: int = 1,
+    on_frames: Callable[[int, int], None] | None = None,
+) -> FileReport:
+    """Convert one video in this process, without Ray. on_frames is told (frames done, frames in all)."""
+    conversion = start(source, output, config, overwrite=overwrite)
+    if isinstance(conversion, FileReport):
+        return conversion
+    try:
+        for track, span in conversion.pending:
+            before = conversion.frames_done
+
+            def tell(frames: int, before: int = before) -> None:
+                if on_frames is not None:
+                    on_frames(before + frames, conversion.plan.frames)
+
+            line = run_span(
+                str(conversion.workdir), track, span, threads=threads, on_frames=tell, should_stop=lambda: False
+            )
+            conversion.span_done(line)
+        return conversion.finish(keep_work=config.workers.keep_work)
+    finally:
+        conversion.close()
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """The provenance that Sunvisor wrote into a file; empty when there is none or the file is no video."""
+    try:
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+    except av.FFmpegError:
+        return {}
+    try:
+        return json.loads(tags.get(PROVENANCE_KEY, "{}"))
+    except json.JSONDecodeError:
+        return {}

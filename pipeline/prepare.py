@@ -1,0 +1,300 @@
+"""Prepare: look at a source, decide everything, and leave a work folder that any worker can take spans from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from configs.schema import Config, result_settings, settings_hash
+from models import checkpoints
+from models.model import DEVICE_PRECISIONS, Model, best_precision
+from pipeline import engine as engines
+from pipeline.color import OutputSpec
+from pipeline.encode import EncoderChoice, resolve_encoder
+from pipeline.errors import InputError
+from pipeline.index import VideoIndex, build_index, content_hash
+from pipeline.ledger import Ledger, WorkLock
+from pipeline.plan import PLAN_VERSION, Plan, Track, cut_spans, span_key
+from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe, read_color
+from pipeline.span_job import PLAN_NAME, index_name
+from pipeline.stages.grade import Grade
+from pipeline.stages.reconstruct import Reconstruct, choose_tile
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
+STAGE_CLASSES = {"reconstruct": Reconstruct, "grade": Grade}
+DEFAULT_CHECKPOINT = "neutral"
+RAW_SUFFIXES = (".h264", ".264", ".hevc", ".h265", ".265", ".avc")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A conversion that is decided but not done."""
+
+    source: Path
+    output: Path
+    info: VideoInfo
+    plan: Plan
+    indices: tuple[VideoIndex, ...]
+    fps: Fraction | None
+    color_overrides: dict[str, str]
+
+    @property
+    def workdir(self) -> Path:
+        """Where plan, ledger and span files live until the output is complete."""
+        return work_folder(self.output)
+
+
+def work_folder(output: Path) -> Path:
+    """OUTPUT.mp4 -> OUTPUT.mp4.work"""
+    return output.with_name(output.name + ".work")
+
+
+def choose_container(output: Path, wanted: str) -> str:
+    """mp4, mov or mkv, from the setting or the file's name. Raises InputError when they disagree or the name says nothing."""
+    by_name = CONTAINERS.get(output.suffix.lower())
+    if by_name is None:
+        raise InputError(f"{output}: the output's name must end in one of {', '.join(CONTAINERS)}.")
+    if wanted not in ("auto", by_name):
+        raise InputError(f"{output}: the name says {by_name}, output.container says {wanted}; make them agree.")
+    return by_name
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Raise InputError when the output cannot be: the source itself, a folder, or in a place that cannot be written."""
+    if output.exists() and output.samefile(source):
+        raise InputError(f"{output}: the output is the source itself; name another file.")
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; name a file, or give several inputs to fill a folder.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        trial = output.parent / f".{output.name}.writable"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot be written there ({error.strerror}); choose another output folder."
+        ) from error
+
+
+def make_plan(
+    source: Path, output: Path, config: Config, *, on_packets: Callable[[int], None] | None = None
+) -> Prepared:
+    """Probe and index the source and resolve every `auto`. Writes nothing.
+
+    Raises InputError with one sentence when the source cannot be converted as asked.
+    """
+    info = probe(source)
+    streams = _chosen_streams(info, config)
+    device = engines.resolve_device(config.device)
+    model_path, model = _load_model(config.model)
+    precision = _choose_precision(config.precision, device, model)
+    encoder = resolve_encoder(config.output, device)
+    warnings: list[str] = []
+    if not model.spec.restores_highlights:
+        warnings.append(
+            f"checkpoint '{model.spec.name}' is not trained: highlights are not restored, the SDR picture is kept."
+        )
+    indices, tracks = [], []
+    fps = _rate_asked(config, source)
+    overrides = _color_overrides(config)
+    for stream in streams:
+        reason = hdr_reason(stream)
+        if reason and not config.input.force:
+            raise InputError(
+                f"{source}: is HDR already ({reason}); nothing to restore. --force converts it all the same."
+            )
+        index = build_index(source, stream.index, fps, config.input.salvage)
+        tile = choose_tile(model, stream.height, stream.width, precision, config.reconstruct.tile_budget_bytes)
+        track, notes = _track(stream, index, config, tile, overrides)
+        indices.append(index)
+        tracks.append(track)
+        warnings += notes
+    plan = Plan(
+        version=PLAN_VERSION,
+        source=str(source.resolve()),
+        source_bytes=source.stat().st_size,
+        output=str(output.resolve()),
+        container=choose_container(output, config.output.container),
+        model=model.spec.name,
+        model_path=model_path,
+        model_sha256=model.spec.sha256,
+        model_restores_highlights=model.spec.restores_highlights,
+        device=device,
+        precision=precision,
+        numerics_class=engines.numerics_class(device),
+        stages=tuple(config.stages),
+        strict=config.input.strict,
+        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits),
+        encoder=encoder,
+        settings_hash=_settings_hash(config, precision, device, encoder),
+        tracks=tuple(tracks),
+        warnings=tuple(warnings),
+    )
+    return Prepared(source, output, info, plan, tuple(indices), fps, overrides)
+
+
+def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
+    """Lock the work folder, write plan and indices, and find what is done already.
+
+    Returns the lock and the ledger lines of finished spans by (track, span). Span files of other plans are removed.
+    """
+    folder = prepared.workdir
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = WorkLock(folder)
+    text = prepared.plan.to_json()
+    path = folder / PLAN_NAME
+    if not path.exists() or path.read_text() != text:
+        for number, index in enumerate(prepared.indices):
+            index.save(folder / index_name(number))
+        partial = path.with_suffix(".part")
+        partial.write_text(text)
+        partial.replace(path)
+    finished = Ledger(folder).finished()
+    done = {}
+    for number, track in enumerate(prepared.plan.tracks):
+        for span in track.spans:
+            line = finished.get(span_key(prepared.plan, track, span, prepared.indices[number]))
+            if line is not None:
+                done[number, span.number] = line
+    keep = {line["file"] for line in done.values()}
+    for stray in [*folder.glob("span_*"), *folder.glob(".span_*"), *folder.glob("final.*")]:
+        if stray.name not in keep:
+            stray.unlink()
+    return lock, done
+
+
+def check_space(prepared: Prepared) -> None:
+    """Raise InputError when the disk has less room than the work and the output will likely need."""
+    need = disk_need_bytes(prepared)
+    folder = prepared.output.parent
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise InputError(
+            f"{folder}: no space left for this conversion, about {need / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; "
+            "free some space or choose another output folder."
+        )
+
+
+def disk_need_bytes(prepared: Prepared) -> int:
+    """Rough upper bound of what the work folder and the output take together: 0.25 bit a pixel for each, and the copies."""
+    pixels = sum(track.width * track.height * track.frames for track in prepared.plan.tracks)
+    return 2 * (pixels // 32) + prepared.plan.source_bytes + 1_000_000
+
+
+def _chosen_streams(info: VideoInfo, config: Config) -> list[StreamInfo]:
+    videos = [stream for stream in info.streams if stream.kind == "video" and not stream.attached_pic]
+    wanted = config.input.video
+    if wanted == "all":
+        return videos
+    number = 0 if wanted == "first" else int(wanted)
+    if number >= len(videos):
+        raise InputError(
+            f"{info.path}: --video {number} does not exist; the file has {len(videos)} video streams, 0 to {len(videos) - 1}."
+        )
+    return [videos[number]]
+
+
+def _load_model(wanted: str) -> tuple[str, Model]:
+    """What workers load it by (a shipped name or a path) and the model. `auto` is the best shipped one. Raises InputError for a name or file that is none."""
+    name = DEFAULT_CHECKPOINT if wanted == "auto" else wanted
+    try:
+        model = checkpoints.load(name, "cpu")
+    except checkpoints.CheckpointError as error:
+        raise InputError(f"model={wanted}: {error}") from error
+    return name if name in checkpoints.available() else str(Path(name).resolve()), model
+
+
+def _choose_precision(wanted: str, device: str, model: Model) -> str:
+    if wanted == "auto":
+        return best_precision(device, model.spec.width)
+    legal = DEVICE_PRECISIONS[device]
+    if wanted not in legal:
+        raise InputError(f"precision={wanted}: does not run on {device}; legal there: auto, {', '.join(legal)}.")
+    return wanted
+
+
+def _rate_asked(config: Config, source: Path) -> Fraction | None:
+    if config.input.fps == "auto":
+        if source.suffix.lower() in RAW_SUFFIXES:
+            raise InputError(
+                f"{source}: a raw stream has no timestamps; say its frame rate, for example --fps 20 or --fps 30000/1001."
+            )
+        return None
+    try:
+        rate = Fraction(config.input.fps)
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"--fps {config.input.fps}: not a frame rate; write for example 25 or 30000/1001.") from error
+    if not 0 < rate <= 1000:
+        raise InputError(f"--fps {config.input.fps}: legal: above 0, at most 1000.")
+    return rate
+
+
+def _settings_hash(config: Config, precision: str, device: str, encoder: EncoderChoice) -> str:
+    settings = result_settings(config)
+    settings |= {
+        "model": None,
+        "precision": precision,
+        "device": device,
+        "encoder": [encoder.encoder, encoder.crf, encoder.preset],
+    }
+    settings["encoder"].append(sorted(encoder.options.items()))
+    return settings_hash(settings)
+
+
+def _color_overrides(config: Config) -> dict[str, str]:
+    """The `input.*` colour settings that the user gave."""
+    names = ("matrix", "range", "transfer", "primaries", "chroma_location")
+    return {name: getattr(config.input, name) for name in names if getattr(config.input, name) != "auto"}
+
+
+def _track(
+    stream: StreamInfo, index: VideoIndex, config: Config, tile: int, overrides: dict[str, str]
+) -> tuple[Track, list[str]]:
+    color, reasons = read_color(stream, overrides)
+    stages = [STAGE_CLASSES[name] for name in config.stages]
+    spans = cut_spans(
+        index,
+        target_seconds=config.span.target_seconds,
+        min_seconds=config.span.min_seconds,
+        max_seconds=config.span.max_seconds,
+        lead_in=sum(stage.lead_in for stage in stages),
+        lead_out=sum(stage.lead_out for stage in stages),
+    )
+    warnings = [index.loss] if index.loss else []
+    if stream.width % 2 or stream.height % 2:
+        warnings.append(
+            f"stream {stream.index}: {stream.width}x{stream.height} is odd; 4:2:0 video has even sizes, so it is coded one pixel larger and cropped by a tag."
+        )
+    ticks, den = index.time_base.numerator, index.time_base.denominator
+    seconds = float((index.frame_pts[-1] - index.frame_pts[0] + index.frame_duration[-1]) * index.time_base)
+    track = Track(
+        stream_index=stream.index,
+        width=stream.width,
+        height=stream.height,
+        layout=stream.layout,
+        color=color,
+        color_reasons=reasons,
+        deinterlace=stream.interlaced_from_content if config.input.deinterlace == "auto" else config.input.deinterlace == "on",
+        rate=_rate(stream, index),
+        sample_aspect_ratio=stream.sample_aspect_ratio,
+        rotation=stream.rotation_degrees,
+        time_base_den=den,
+        ticks=ticks,
+        frames=len(index.frame_pts),
+        duration_seconds=seconds,
+        content_hash=content_hash(index),
+        tile=tile,
+        spans=spans,
+    )
+    return track, warnings
+
+
+def _rate(stream: StreamInfo, index: VideoIndex) -> Fraction:
+    """Frames per second for the encoder's rate control and players' display; times come from pts, never from this."""
+    if stream.avg_frame_rate_from_header and not index.restamped:
+        return stream.avg_frame_rate_from_header
+    ticks = int(index.frame_pts[-1] - index.frame_pts[0] + index.frame_duration[-1])
+    return (len(index.frame_pts) / (max(ticks, 1) * index.time_base)).limit_denominator(100_000)

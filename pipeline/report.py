@@ -1,0 +1,126 @@
+"""Reports for people: what a conversion will do, and what became of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.convert import FileReport
+from pipeline.plan import Track
+from pipeline.prepare import Prepared, disk_need_bytes
+from pipeline.streams import plan_copies
+
+
+def plan_facts(prepared: Prepared) -> dict[str, Any]:
+    """What convert would do with a file, as plain data (--dry-run --json)."""
+    plan = prepared.plan
+    copies = plan_copies(prepared.source, plan.container, {track.stream_index for track in plan.tracks})
+    return {
+        "source": str(prepared.source),
+        "output": str(prepared.output),
+        "container": plan.container,
+        "model": plan.model,
+        "restores_highlights": plan.model_restores_highlights,
+        "device": plan.device,
+        "precision": plan.precision,
+        "numerics_class": plan.numerics_class,
+        "stages": list(plan.stages),
+        "transfer": plan.out.transfer,
+        "white_nits": plan.out.white_nits,
+        "peak_nits": plan.out.peak_nits,
+        "encoder": plan.encoder.encoder,
+        "encoder_settings": str(plan.encoder),
+        "encoder_reason": plan.encoder.reason,
+        "disk_need_bytes": disk_need_bytes(prepared),
+        "tracks": [_track_facts(track) for track in plan.tracks],
+        "streams": [
+            {"stream": copy.stream, "kind": copy.kind, "action": copy.action, "reason": copy.reason}
+            for copy in copies
+        ],
+        "warnings": list(plan.warnings),
+    }
+
+
+def _track_facts(track: Track) -> dict[str, Any]:
+    color = {name: [getattr(track.color, name), reason] for name, reason in track.color_reasons.items()}
+    return {
+        "stream": track.stream_index,
+        "size": f"{track.width}x{track.height}",
+        "chroma": track.layout.chroma,
+        "bit_depth": track.layout.bit_depth,
+        "frames": track.frames,
+        "seconds": round(track.duration_seconds, 3),
+        "rate": str(track.rate),
+        "deinterlace": track.deinterlace,
+        "rotation": track.rotation,
+        "sample_aspect_ratio": str(track.sample_aspect_ratio or "1"),
+        "tile": track.tile,
+        "color": color,
+        "spans": [[span.first_frame, span.frames] for span in track.spans],
+    }
+
+
+def print_plan(console: Console, prepared: Prepared) -> None:
+    """Print what convert would do with a file, for a person."""
+    facts = plan_facts(prepared)
+    table = Table(
+        show_header=False, box=None, pad_edge=False, title=f"Plan for {facts['source']}", title_justify="left"
+    )
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("output", f"{facts['output']} ({facts['container']})")
+    for track in facts["tracks"]:
+        extras = [
+            f"{track['chroma']} {track['bit_depth']}-bit",
+            f"{track['frames']} frames",
+            f"{track['seconds']:g} s",
+            f"{track['rate']} fps",
+        ]
+        extras += ["deinterlaced"] if track["deinterlace"] else []
+        extras += [f"rotated {track['rotation']} degrees by a tag, kept"] if track["rotation"] else []
+        extras += [f"tiles of {track['tile']} px"] if track["tile"] else []
+        table.add_row(f"video {track['stream']}", f"{track['size']}, " + ", ".join(extras))
+        for name, (value, reason) in track["color"].items():
+            table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
+        lengths = sorted(frames for _, frames in track["spans"])
+        table.add_row("  spans", f"{len(lengths)}, of {lengths[0]} to {lengths[-1]} frames")
+    for stream in facts["streams"]:
+        table.add_row(f"stream {stream['stream']}", f"{stream['kind']}: {stream['action']} ({stream['reason']})")
+    restores = "" if facts["restores_highlights"] else " (not trained: restores no highlights)"
+    table.add_row("model", f"{facts['model']}{restores}, {facts['precision']} on {facts['device']}")
+    table.add_row("arithmetic", facts["numerics_class"])
+    table.add_row("stages", " -> ".join(facts["stages"]))
+    table.add_row(
+        "light",
+        f"{facts['transfer'].upper()}, SDR white at {facts['white_nits']:g} nits, peak {facts['peak_nits']:g} nits",
+    )
+    table.add_row("encoder", f"{facts['encoder_settings']}: {facts['encoder_reason']}")
+    table.add_row("disk", f"about {facts['disk_need_bytes'] / 1e6:.0f} MB at most while working")
+    for warning in facts["warnings"]:
+        table.add_row("note", warning)
+    console.print(table, markup=False, highlight=False)
+
+
+def print_results(console: Console, reports: list[FileReport]) -> None:
+    """Print one row a file, then warnings and errors in full."""
+    table = Table(pad_edge=False)
+    for title, side in (("file", "left"), ("status", "left"), ("frames", "right"), ("spans done / reused", "right")):
+        table.add_column(title, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for title in ("seconds", "MaxCLL", "MaxFALL"):
+        table.add_column(title, justify="right")
+    for report in reports:
+        light = [str(value) if value is not None else "-" for value in (report.max_cll_nits, report.max_fall_nits)]
+        spans = f"{report.spans_done} / {report.spans_reused}"
+        table.add_row(report.source, report.status, str(report.frames), spans, f"{report.seconds:.1f}", *light)
+    console.print(table, markup=False, highlight=False)
+    for report in reports:
+        for warning in report.warnings:
+            console.print(f"{report.source}: note: {warning}", markup=False, highlight=False, soft_wrap=True)
+        if report.error:
+            console.print(
+                f"{report.source}: {report.status}: {report.error}", markup=False, highlight=False, soft_wrap=True
+            )
+        elif report.status in ("done", "already done"):
+            console.print(f"{report.output}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,323 @@
+"""One span, from packets to a checked span file: decode, compute and encode overlapped in three threads of one process.
+
+The span file is the checkpoint. It gets its final name only when it is complete, decodes, and is on disk. What decides its bytes
+is in plan.json and the index beside it; doing a span twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from models import checkpoints
+from models.model import Model
+from pipeline import engine as engines
+from pipeline.decode import DecodedFrame, decode_span
+from pipeline.encode import SpanEncoder, check_span, publish
+from pipeline.engine import Engine, PackedFrame
+from pipeline.errors import ConversionError, SunvisorError
+from pipeline.index import VideoIndex
+from pipeline.light import LightLevels
+from pipeline.plan import Plan, Span, Track, span_key
+
+PLAN_NAME = "plan.json"
+QUEUE_FRAMES = 4
+LANES_BUDGET_BYTES = 1_500_000_000
+
+Item = TypeVar("Item")
+
+
+class SpanStopped(SunvisorError):
+    """The span was told to stop before it was done; nothing of it remains."""
+
+
+def index_name(track: int) -> str:
+    """File name of a track's index in the work folder."""
+    return f"index_{track}.npz"
+
+
+def run_span(
+    workdir: str,
+    track: int,
+    span: int,
+    *,
+    threads: int,
+    on_frames: Callable[[int], None],
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Convert one span and return its ledger line.
+
+    workdir: folder with plan.json and the indices
+    threads: cores that the encoder and torch may use (never in the bytes)
+    on_frames: told how many frames have been computed so far
+    should_stop: asked for every frame; true raises SpanStopped
+    Raises InputError or ConversionError; on any error no span file is left.
+    """
+    folder = Path(workdir)
+    plan, index = _load(folder, track)
+    job = plan.tracks[track]
+    piece = job.spans[span]
+    key = span_key(plan, job, piece, index)
+    final = folder / f"span_{track}_{span:05d}_{key[:16]}.mp4"
+    partial = folder / f".{final.name}.{os.getpid()}.part"
+    engine = engine_for(plan, track)
+    started = time.monotonic()
+    try:
+        with _no_space_named(folder):
+            work = _SpanWork(plan, job, piece, index, engine, threads, on_frames, should_stop)
+            work.run(partial)
+            check_span(partial, work.relative_pts, work.mean_luma)
+            publish(partial, final)
+    finally:
+        partial.unlink(missing_ok=True)
+    levels = functools.reduce(lambda left, right: left | right, work.levels)
+    return {
+        "key": key,
+        "track": track,
+        "span": span,
+        "file": final.name,
+        "bytes": final.stat().st_size,
+        "frames": piece.frames,
+        "repeated": work.repeated,
+        "redone_in_float32": work.redone,
+        "levels": asdict(levels),
+        "seconds": {
+            "decode": round(work.busy["decode"], 3),
+            "compute": round(sum(work.lane_seconds) / work.lanes, 3),
+            "encode": round(work.busy["encode"], 3),
+            "wall": round(time.monotonic() - started, 3),
+        },
+    }
+
+
+def compute_lanes(engine: Engine, track: Track, threads: int) -> int:
+    """How many frames to compute side by side: one a core on a CPU, as far as memory goes; one on a GPU."""
+    if engine.device.type != "cpu":
+        return 1
+    frame_bytes = engine.frame_bytes(track.height, track.width)
+    return max(1, min(threads, LANES_BUDGET_BYTES // max(frame_bytes, 1)))
+
+
+class _SpanWork:
+    """The three threads of one span and what they find."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        track: Track,
+        span: Span,
+        index: VideoIndex,
+        engine: Engine,
+        threads: int,
+        on_frames: Callable[[int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.plan, self.track, self.span, self.index, self.engine = plan, track, span, index, engine
+        self.threads, self.on_frames, self.should_stop = threads, on_frames, should_stop
+        self.levels: list[LightLevels] = []
+        self.mean_luma: list[float] = []
+        self.repeated: list[int] = []
+        self.redone = 0
+        self.busy = {"decode": 0.0, "encode": 0.0}
+        self.lane_seconds: list[float] = []
+        self.lanes = compute_lanes(engine, track, threads)
+        owned = slice(span.first_frame, span.first_frame + span.frames)
+        self.relative_pts = [int(pts - span.first_pts) * track.ticks for pts in index.frame_pts[owned]]
+        self.durations = [int(ticks) * track.ticks for ticks in index.frame_duration[owned]]
+        self._stop = threading.Event()
+        self._errors: list[BaseException] = []
+
+    def run(self, path: Path) -> None:
+        """Do the span. The first error of any thread is raised here, once all have ended."""
+        decoded: queue.Queue[list[DecodedFrame] | None] = queue.Queue(QUEUE_FRAMES)
+        packed: queue.Queue[PackedFrame | None] = queue.Queue(QUEUE_FRAMES)
+        helpers = [
+            threading.Thread(target=self._guard, args=(self._decode, decoded), name="decode"),
+            threading.Thread(target=self._guard, args=(self._encode, packed, path), name="encode"),
+        ]
+        for thread in helpers:
+            thread.start()
+        self._guard(self._compute, decoded, packed)
+        for thread in helpers:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+        if len(self.levels) != self.span.frames:
+            raise ConversionError(
+                f"{self.plan.source}: span {self.span.number} gave {len(self.levels)} frames instead of {self.span.frames}."
+            )
+
+    def _guard(self, work: Callable[..., None], *args: object) -> None:
+        try:
+            work(*args)
+        except BaseException as error:  # noqa: BLE001 - carried to the caller of run()
+            self._errors.append(error)
+            self._stop.set()
+
+    def _decode(self, out: queue.Queue[list[DecodedFrame] | None]) -> None:
+        batch: list[DecodedFrame] = []
+        frames = decode_span(
+            Path(self.plan.source),
+            self.track.stream_index,
+            self.index,
+            self.span,
+            deinterlace=self.track.deinterlace,
+            strict=self.plan.strict,
+        )
+        for frame in self._timed("decode", frames):
+            batch.append(frame)
+            if len(batch) == self.engine.batch_frames:
+                self._put(out, batch)
+                batch = []
+        if batch:
+            self._put(out, batch)
+        self._put(out, None)
+
+    def _compute(self, source: queue.Queue[list[DecodedFrame] | None], out: queue.Queue[PackedFrame | None]) -> None:
+        """Frames side by side, each by one lane, handed on in order: no lane ever waits for another inside a frame."""
+        before = self.engine.redone_frames
+        number = self.span.first_frame
+        waiting: deque[Future[list[PackedFrame]]] = deque()
+        inside = max(1, self.threads // self.lanes)
+        with ThreadPoolExecutor(self.lanes, "compute", torch.set_num_threads, (inside,)) as lanes:
+            while (batch := self._get(source)) is not None:
+                if self.should_stop():
+                    raise SpanStopped(f"span {self.span.number} was stopped")
+                self.repeated += [number + place for place, frame in enumerate(batch) if frame.repeated]
+                waiting.append(lanes.submit(self._process, [frame.planes for frame in batch], number))
+                number += len(batch)
+                if len(waiting) > self.lanes:
+                    self._hand_on(waiting.popleft(), out)
+            while waiting:
+                self._hand_on(waiting.popleft(), out)
+        self.redone = self.engine.redone_frames - before
+        self._put(out, None)
+
+    def _process(self, planes: list[tuple[torch.Tensor, ...]], number: int) -> list[PackedFrame]:
+        started = time.monotonic()
+        frames = list(self.engine.process(planes, number))
+        self.lane_seconds.append(time.monotonic() - started)
+        return frames
+
+    def _hand_on(self, frames: Future[list[PackedFrame]], out: queue.Queue[PackedFrame | None]) -> None:
+        for frame in frames.result():
+            self.levels.append(frame.levels)
+            self.mean_luma.append(float(frame.y.float().mean()))
+            self._put(out, frame)
+        self.on_frames(len(self.levels))
+
+    def _encode(self, source: queue.Queue[PackedFrame | None], path: Path) -> None:
+        frame = self._get(source)
+        if frame is None:
+            return
+        height, width = frame.y.shape
+        with SpanEncoder(
+            path,
+            self.plan.encoder,
+            width=width,
+            height=height,
+            time_base=Fraction(1, self.track.time_base_den),
+            rate=self.track.rate,
+            sample_aspect_ratio=self.track.sample_aspect_ratio,
+            transfer=self.plan.out.transfer,
+            threads=self.threads,
+        ) as encoder:
+            for pts, duration in zip(self.relative_pts, self.durations, strict=True):
+                if frame is None:
+                    return
+                started = time.monotonic()
+                encoder.write(frame.y, frame.u, frame.v, pts, duration)
+                self.busy["encode"] += time.monotonic() - started
+                frame = self._get(source)
+
+    def _timed(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        while True:
+            started = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.busy[stage] += time.monotonic() - started
+            yield item
+
+    def _put(self, target: queue.Queue[Item], item: Item) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                target.put(item, timeout=0.1)
+                return
+        raise SpanStopped("another part of the span failed")
+
+    def _get(self, source: queue.Queue[Item]) -> Item:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                return source.get(timeout=0.1)
+        raise SpanStopped("another part of the span failed")
+
+
+@contextlib.contextmanager
+def _no_space_named(folder: Path) -> Iterator[None]:
+    """A full disk is told as such, with the folder's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConversionError(
+                f"{folder}: no space left on the disk; free some and run the same command again, finished spans are kept."
+            ) from error
+        raise
+
+
+def _load(folder: Path, track: int) -> tuple[Plan, VideoIndex]:
+    stamp = (folder / PLAN_NAME).stat().st_mtime_ns
+    return _load_plan(folder, stamp), _load_index(folder, track, stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_plan(folder: Path, stamp: int) -> Plan:
+    return Plan.from_json((folder / PLAN_NAME).read_text())
+
+
+@functools.lru_cache(maxsize=4)
+def _load_index(folder: Path, track: int, stamp: int) -> VideoIndex:
+    return VideoIndex.load(folder / index_name(track))
+
+
+@functools.lru_cache(maxsize=2)
+def _model(path: str, sha256: str, device: str) -> Model:
+    model = checkpoints.load(path, device)
+    if model.spec.sha256 != sha256:
+        raise ConversionError(
+            f"{path}: the checkpoint is not the one that the plan names; run the command again to plan anew."
+        )
+    return model
+
+
+def engine_for(plan: Plan, track: int) -> Engine:
+    """The engine that a plan describes, on this machine. Raises ConversionError when its arithmetic is another."""
+    engines.check_numerics_class(plan.numerics_class, plan.device)
+    job = plan.tracks[track]
+    return Engine(
+        model=_model(plan.model_path, plan.model_sha256, plan.device),
+        stage_names=plan.stages,
+        layout=job.layout,
+        color=job.color,
+        out=plan.out,
+        precision=plan.precision,
+        tile=job.tile,
+        device=plan.device,
+    )

@@ -1,0 +1,120 @@
+"""Reconstruct: the network that restores what over-exposure took, whole frames or overlapping tiles, never a non-finite pixel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from models.model import Model
+from pipeline.color import coded_signal
+
+
+class Reconstruct(nn.Module):
+    """Working-space frames (N,3,H,W) float32 in and out; SDR white = 1.0; highlights in the result rise above it.
+
+    The network reads the coded SDR signal in [0, 1] and returns linear light. Light that the camera recorded above nominal white
+    (limited-range codes 236-254) is added back on top, so that a network which changes nothing changes nothing.
+
+    model: a loaded checkpoint
+    transfer: the source's transfer function ("bt1886", "srgb", "linear"), which gives the coded signal
+    precision: "fp32", "bf16" or "fp16"
+    tile: side of the tiles in pixels, a multiple of the model's size multiple; 0 = whole frames
+    """
+
+    lead_in = 0
+    lead_out = 0
+
+    def __init__(self, model: Model, transfer: str, precision: str, tile: int) -> None:
+        super().__init__()
+        self.model = model
+        self.transfer = transfer
+        self.precision = precision
+        self.tile = tile
+        self.redone_frames = 0
+        self._count = threading.Lock()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Restore frames. A frame with a non-finite pixel is redone in float32 and counted in `redone_frames`."""
+        coded = coded_signal(frames, self.transfer)
+        restored = self._run(coded, self.precision)
+        finite = torch.isfinite(restored).flatten(1).all(dim=1)
+        for number in torch.nonzero(~finite).flatten().tolist():
+            with self._count:
+                self.redone_frames += 1
+            again = self._run(coded[number : number + 1], "fp32")
+            sdr = frames[number : number + 1].clamp(0, 1)
+            restored[number] = torch.where(torch.isfinite(again), again, sdr)[0]
+        return restored.add_(frames).sub_(frames.clamp(0, 1))
+
+    def _run(self, coded: Tensor, precision: str) -> Tensor:
+        if self.tile == 0 or max(coded.shape[-2:]) <= self.tile:
+            return self.model.restore(coded, precision)
+        return run_tiled(lambda part: self.model.restore(part, precision), coded, self.tile, self.model.spec.halo_px)
+
+
+def tile_overlap(tile: int, halo_px: int) -> int:
+    """Pixels that neighbouring tiles share: twice the halo, so that the blend lies where both are right, at most half a tile."""
+    return min(2 * halo_px, tile // 2) // 4 * 4
+
+
+def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor:
+    """Apply `restore` to overlapping tiles of (N,3,H,W) and blend them linearly over the middle of each overlap.
+
+    Tile corners lie on multiples of four, so that the network's strides fall as they do on the whole frame.
+    """
+    height, width = coded.shape[-2:]
+    overlap = tile_overlap(tile, halo_px)
+    result = torch.zeros_like(coded)
+    weight = coded.new_zeros(1, 1, height, width)
+    for top, bottom in _spread(height, tile, overlap):
+        for left, right in _spread(width, tile, overlap):
+            part = restore(coded[..., top:bottom, left:right])  # type: ignore[operator]
+            rows = _ramp(top, bottom, height, overlap, coded)
+            columns = _ramp(left, right, width, overlap, coded)
+            window = rows[:, None] * columns[None, :]
+            result[..., top:bottom, left:right] += part * window
+            weight[..., top:bottom, left:right] += window
+    return result / weight
+
+
+def choose_tile(model: Model, height: int, width: int, precision: str, budget_bytes: int) -> int:
+    """Side of the tiles so that the network's working memory stays below `budget_bytes`; 0 when a whole frame does.
+
+    Depends on the model, the picture and the setting alone, never on the machine, so that the bytes do not either.
+    """
+    if model.activation_bytes(height, width, precision) <= budget_bytes:
+        return 0
+    tile = 4096
+    while tile > 128 and model.activation_bytes(min(tile, height), min(tile, width), precision) > budget_bytes:
+        tile -= 64
+    return tile
+
+
+def _spread(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `tile` that cover 0..length, each starting on a multiple of four and sharing `overlap` with the last."""
+    start = 0
+    while True:
+        end = min(start + tile, length)
+        yield start, end
+        if end == length:
+            return
+        start = (end - overlap) // 4 * 4
+
+
+def _ramp(start: int, end: int, length: int, overlap: int, like: Tensor) -> Tensor:
+    """Weights of one tile along one side: 1 inside, falling linearly over the inner half of an overlap, never quite 0."""
+    weights = torch.ones(end - start, dtype=like.dtype, device=like.device)
+    quarter, half = overlap // 4, overlap // 2
+    if half == 0:
+        return weights
+    rise = (torch.arange(half, dtype=like.dtype, device=like.device) + 0.5) / half
+    if start > 0:
+        weights[:quarter] = 0
+        weights[quarter : quarter + half] = rise
+    if end < length:
+        weights[len(weights) - quarter :] = 0
+        weights[len(weights) - quarter - half : len(weights) - quarter] = rise.flip(0)
+    return weights

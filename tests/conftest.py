@@ -1,0 +1,32 @@
+"""Shared test setup: few threads, a CUDA switch that turns skips into failures, and real clips when they are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("steady", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("steady")
+torch.set_num_threads(1)
+
+REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A GPU test without a GPU skips, unless SUNVISOR_REQUIRE_CUDA=1 says that one must be here."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("SUNVISOR_REQUIRE_CUDA") == "1":
+            pytest.fail("SUNVISOR_REQUIRE_CUDA=1, but torch sees no CUDA device")
+        pytest.skip("needs a CUDA device; SUNVISOR_REQUIRE_CUDA=1 makes this a failure")
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """Folder of the real driving clips; tests that want it are extra and skip where it is not."""
+    if not REAL_CLIPS.is_dir():
+        pytest.skip(f"no real clips at {REAL_CLIPS}")
+    return REAL_CLIPS

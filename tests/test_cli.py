@@ -1,0 +1,165 @@
+"""The command line on bad input: one clear sentence, the right exit code, and the rest of a batch goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import run_pipeline
+from tests.clips import cut, make_clip, remux
+
+FAST = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error (line breaks of the terminal width folded)."""
+    try:
+        code = run_pipeline.main([str(word) for word in words])
+    except SystemExit as stop:  # argparse
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, " ".join((captured.err + captured.out).split())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "drive.mp4", frames=40, audio=True)
+
+
+def make_bad(kind: str, folder: Path, clip: Path) -> Path:
+    """A file that cannot be converted."""
+    path = folder / f"{kind}.mp4"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("This is a shopping list, not a video.\n" * 50)
+    elif kind == "no_moov":
+        cut(clip, path, 0.6)
+    elif kind == "cut_mdat":
+        whole = remux(clip, folder / "front.mp4", container_options={"movflags": "faststart"})
+        cut(whole, path, 0.6)
+    elif kind == "audio_only":
+        make_audio(path)
+    elif kind == "hdr":
+        make_clip(path, "libx265", pix_fmt="yuv420p10le", frames=4, tags={"color_primaries": 9, "color_trc": 16, "colorspace": 9})
+    return path
+
+
+def make_audio(path: Path) -> None:
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=48000, layout="mono")
+        for number in range(20):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 48000, number * 1024
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("empty", "is empty"),
+        ("text", "no video"),
+        ("no_moov", "moov"),
+        ("cut_mdat", "--salvage"),
+        ("audio_only", "no video"),
+        ("hdr", "--force"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path, kind: str, told: str
+) -> None:
+    bad = make_bad(kind, tmp_path, clip)
+    code, _, text = run(capsys, "convert", bad, "--output", tmp_path / "out.mp4")
+    assert code == 2
+    assert bad.name in text
+    assert told in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_inspect_and_verify_refuse_the_same_way(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path) -> None:
+    bad = make_bad("text", tmp_path, clip)
+    for words in (["inspect", bad], ["verify", clip, bad], ["verify", bad, clip]):
+        code, _, text = run(capsys, *words)
+        assert code == 2 and bad.name in text, words
+
+
+def test_output_equal_to_input(capsys: pytest.CaptureFixture[str], clip: Path) -> None:
+    code, _, text = run(capsys, "convert", clip, "--output", clip)
+    assert code == 2 and "the source itself" in text
+
+
+def test_unwritable_output(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be")
+    code, _, text = run(capsys, "convert", clip, "--output", blocked / "out.mp4")
+    assert code == 2 and "cannot be written" in text
+
+
+def test_no_space_left(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000})())
+    code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "out.mp4")
+    assert code == 2 and "no space left" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--profile", "moon"], "legal: archive, dashcam"),
+        (["grade.peek_nits=1"], "did you mean grade.peak_nits?"),
+        (["--workers", "0"], "legal: 1 or more"),
+        (["--video", "7"], "the file has 1 video streams"),
+        (["--video", "last"], "legal: all, or the number"),
+        (["--fps", "fast"], "not a frame rate"),
+        (["model=absent"], "neutral"),
+        (["precision=fp16"], "legal there: auto, fp32"),
+    ],
+)
+def test_wrong_words_are_told_with_the_legal_ones(
+    capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "out.mp4", *words)
+    assert code == 2 and told in text, text
+
+
+def test_dry_run_tells_everything_and_writes_nothing(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+    code, out, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run", "--json", *FAST)
+    assert code == 0
+    plan = json.loads(out)["plans"][0]
+    assert plan["tracks"][0]["frames"] == 40
+    assert set(plan["tracks"][0]["color"]) == {"matrix", "range", "transfer", "primaries", "chroma_location"}
+    assert not plan["restores_highlights"]
+    assert list(tmp_path.iterdir()) == []
+    code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run")
+    assert code == 0
+    for word in ("spans", "neutral", "libx265", "highlights are not restored", "BT.601"):
+        assert word in text
+
+
+def test_a_batch_goes_on_after_a_bad_file(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card"
+    (card / "day").mkdir(parents=True)
+    (card / "day" / "good.mp4").write_bytes(clip.read_bytes())
+    (card / "bad.mp4").write_text("no video")
+    (card / "notes.txt").write_text("hello")
+    code, out, _ = run(capsys, "convert", card, "--output", tmp_path / "out", "--json", "--workers", "2", *FAST)
+    report = json.loads(out)
+    assert code == 2
+    assert [file["status"] for file in report["files"]] == ["refused", "done"]
+    assert report["files"][1]["frames"] == 40
+    assert (tmp_path / "out" / "day" / "good.mp4").exists()
+    assert report["skipped"] == [str(card / "notes.txt")]
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, text = run(capsys, "--help")
+    assert code == 0 and "convert drive.mp4" in text
+    code, _, text = run(capsys, "convert", "--help")
+    assert code == 0 and "goes on where it stopped" in text

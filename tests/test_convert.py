@@ -1,0 +1,168 @@
+"""One video end to end, in this process: what comes out, judged from outside, and what a stop in between leaves."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from configs.schema import Config, load_config
+from pipeline import convert as conversions
+from pipeline.convert import FileReport, convert, provenance_of, start
+from pipeline.errors import InputError
+from pipeline.span_job import run_span
+from pipeline.verify import verify
+from tests import oracles
+from tests.clips import make_clip
+
+SHORT_SPANS = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
+
+
+def settings(*words: str) -> Config:
+    """The dashcam profile with spans short enough for tiny clips."""
+    return load_config("dashcam", None, [*SHORT_SPANS, *words])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds with sound, a GOP longer than a span, times that are not even."""
+    times = [number * 3600 + (number % 3) * 311 for number in range(50)]
+    folder = tmp_path_factory.mktemp("clip")
+    return make_clip(folder / "drive.mp4", frames=50, gop=40, pts=times, time_base=Fraction(1, 90000), audio=True)
+
+
+@pytest.fixture(scope="module")
+def converted(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, Path]:
+    output = tmp_path_factory.mktemp("out") / "drive_hdr.mp4"
+    return convert(clip, output, settings()), output
+
+
+def test_every_frame_comes_out_once_at_its_own_time(clip: Path, converted: tuple[FileReport, Path]) -> None:
+    report, output = converted
+    assert (report.status, report.frames) == ("done", 50)
+    assert report.spans_done >= 3
+    assert oracles.frame_times(output) == oracles.frame_times(clip)
+
+
+def test_ffprobe_and_mediainfo_call_it_hdr10(converted: tuple[FileReport, Path]) -> None:
+    report, output = converted
+    stream = oracles.ffprobe(output, "-show_streams", "-select_streams", "v:0")["streams"][0]
+    assert stream["codec_tag_string"] == "hvc1"
+    assert stream["pix_fmt"] == "yuv420p10le"
+    tags = [stream[key] for key in ("color_primaries", "color_transfer", "color_space", "color_range", "chroma_location")]
+    assert tags == ["bt2020", "smpte2084", "bt2020nc", "tv", "topleft"]
+    facts = oracles.mediainfo(output)
+    assert "SMPTE ST 2086" in facts["HDR_Format"]
+    assert facts["MaxCLL"].split()[0] == str(report.max_cll_nits)
+    assert facts["MaxFALL"].split()[0] == str(report.max_fall_nits)
+
+
+def test_the_sound_is_the_sources_packet_for_packet(clip: Path, converted: tuple[FileReport, Path]) -> None:
+    assert oracles.packets(converted[1], 1) == oracles.packets(clip, 1)
+
+
+def test_a_full_verify_agrees(clip: Path, converted: tuple[FileReport, Path]) -> None:
+    report = verify(clip, converted[1], full=True)
+    assert report.ok, [check for check in report.checks if not check.ok]
+
+
+def test_the_work_folder_is_gone_and_provenance_is_in_the_file(converted: tuple[FileReport, Path]) -> None:
+    output = converted[1]
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+    facts = provenance_of(output)
+    assert facts["model"] == "neutral"
+    assert facts["tracks"][0]["frames"] == 50
+
+
+def test_doing_it_again_changes_nothing(clip: Path, converted: tuple[FileReport, Path]) -> None:
+    before = converted[1].read_bytes()
+    again = convert(clip, converted[1], settings())
+    assert again.status == "already done"
+    assert converted[1].read_bytes() == before
+
+
+def test_another_setting_is_refused_unless_overwrite(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.mp4"
+    convert(clip, output, settings())
+    with pytest.raises(InputError, match="--overwrite replaces it"):
+        convert(clip, output, settings("grade.peak_nits=900"))
+    assert convert(clip, output, settings("grade.peak_nits=900"), overwrite=True).status == "done"
+
+
+def test_finished_spans_are_reused_and_the_bytes_are_the_same(
+    clip: Path, converted: tuple[FileReport, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "resumed.mp4"
+    conversion = start(clip, output, settings())
+    assert not isinstance(conversion, FileReport)
+    track, span = conversion.pending[-1]
+    folder = str(conversion.workdir)
+    conversion.span_done(
+        run_span(folder, track, span, threads=1, on_frames=lambda _: None, should_stop=lambda: False)
+    )
+    conversion.close()
+    report = convert(clip, output, settings(), threads=2)
+    assert report.spans_reused == 1
+    assert output.read_bytes() == converted[1].read_bytes()
+
+
+def test_a_changed_setting_reuses_no_span(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.mp4"
+    first = start(clip, output, settings())
+    assert not isinstance(first, FileReport)
+    track, span = first.pending[0]
+    first.span_done(
+        run_span(str(first.workdir), track, span, threads=1, on_frames=lambda _: None, should_stop=lambda: False)
+    )
+    first.close()
+    second = start(clip, output, settings("grade.white_nits=200"))
+    assert not isinstance(second, FileReport)
+    assert second.reused == 0
+    assert not list(second.workdir.glob("span_*"))
+    second.close()
+
+
+@pytest.mark.parametrize("name", ["a.mov", "a.mkv"])
+def test_other_containers(clip: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / name
+    report = convert(clip, output, settings())
+    assert report.status == "done"
+    tolerance = Fraction(1, 2000) if name.endswith("mkv") else Fraction(0)
+    for ours, theirs in zip(oracles.frame_times(output), oracles.frame_times(clip), strict=True):
+        assert abs(ours - theirs) <= tolerance
+    assert "SMPTE ST 2086" in oracles.mediainfo(output)["HDR_Format"]
+
+
+def test_hlg_has_no_mastering_display(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "hlg.mp4"
+    convert(clip, output, settings("output.transfer=hlg"))
+    stream = oracles.ffprobe(output, "-show_streams", "-select_streams", "v:0")["streams"][0]
+    assert stream["color_transfer"] == "arib-std-b67"
+    assert "side_data_list" not in stream
+
+
+def test_av1(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "av1.mp4"
+    config = load_config("dashcam", None, ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.codec=av1", "output.preset=12"])
+    report = convert(clip, output, config)
+    stream = oracles.ffprobe(output, "-show_streams", "-select_streams", "v:0")["streams"][0]
+    assert (report.status, stream["codec_name"], stream["color_transfer"]) == ("done", "av1", "smpte2084")
+    assert oracles.frame_times(output) == oracles.frame_times(clip)
+
+
+def test_an_output_that_fails_its_checks_is_not_published(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture is right but the light tags are not: the file must not appear."""
+    output = tmp_path / "a.mp4"
+    real = conversions.assemble
+
+    def lying(*args: object, **kwargs: object) -> object:
+        kwargs["codec"], kwargs["mastering"], kwargs["light"] = "hevc", None, None
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(conversions, "assemble", lying)
+    with pytest.raises(conversions.ConversionError, match="failed its checks and is not published"):
+        convert(clip, output, settings())
+    assert not output.exists()

@@ -1,0 +1,292 @@
+"""Connection to Ray: our own local one, closed to everybody else, or somebody's cluster by its address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConversionError, InputError
+from workers.reaper import reaper, watch
+
+KNOCK_SECONDS = 10.0
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Frames never travel through Ray, only span descriptors and reports do; Ray's least is 75 MiB.
+OBJECT_STORE_BYTES = 80 * 2**20
+
+# What every worker process gets. OpenMP threads that spin while they wait take the cores from decoding and encoding;
+# transparent huge pages halve the page faults of large frame buffers.
+WORKER_ENV = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
+# What Ray itself reads. Set before Ray is imported: it reads some of them then, and never again.
+RAY_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every worker build its own environment
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that was given no GPU sees none
+}
+
+# Only for a Ray of our own. The second name is Ray's switch for desktops: it binds every port to 127.0.0.1.
+LOCAL_ENV = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+
+# What a cluster's nodes need not get. Ray also leaves out what .gitignore names.
+EXCLUDES = [
+    ".git",
+    ".ci",
+    ".venv",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
+    "__pycache__",
+    "tests",
+    "docs",
+    "bench",
+    "bench_out",
+    "demo_out",
+    "training",
+    "evaluation",
+    "*.work",
+    "*.mp4",
+    "*.mkv",
+    "*.mov",
+]
+
+# A span is the same bytes on every node only when these agree.
+VERSIONED = ("ray", "torch", "torchvision", "av", "numpy")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A live connection to Ray.
+
+    address: "host:port" of its head
+    local: True when connect() started it and will stop it
+    session_dir: where a local Ray keeps its logs; None on somebody's cluster
+    startup_seconds: from the call of connect() until Ray answered
+    """
+
+    address: str
+    local: bool
+    session_dir: Path | None
+    cpus: float
+    gpus: float
+    startup_seconds: float
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of everything that decides the bytes of a span, for comparing driver and workers."""
+    found = {"python": ".".join(map(str, sys.version_info[:2]))}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@contextmanager
+def connect(address: str | None = None, *, slots: int = 1, gpus: int = 0) -> Iterator[Cluster]:
+    """Connect to Ray for the length of a with block; what was started is stopped however the block ends.
+
+    address: None starts a Ray of our own on this machine, for which every port is on 127.0.0.1 and wants a token made for
+        this run; "host:port" or "auto" joins a cluster, whose token, if it wants one, Ray reads from RAY_AUTH_TOKEN,
+        RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+    slots: how many workers run at once on a Ray of our own. It books slots, not cores; ignored with an address.
+    gpus: how many GPUs a Ray of our own hands out; ignored with an address.
+    Call it in the main thread: the kernel kills Ray's processes when the thread that started them ends.
+    Raises InputError when the cluster cannot be reached or refuses us, ConversionError when our own Ray does not start.
+    """
+    if address is not None and "://" in address:
+        raise InputError(
+            f"--address {address}: Ray Client addresses are not supported; give HOST:PORT of the head, or auto."
+        )
+    began = time.monotonic()
+    connection = _joined(address, began) if address is not None else _started(slots, gpus, began)
+    with _environment(ray_of_our_own=address is None), connection as cluster:
+        yield cluster
+
+
+@contextmanager
+def _started(slots: int, gpus: int, began: float) -> Iterator[Cluster]:
+    """A Ray of our own, and the reaper in case that this process is killed."""
+    with _own_folder() as folder, reaper(folder) as pipe, _adjusted_ray(ray_of_our_own=True):
+        cluster = _start(slots, gpus, began, folder)
+        watch(pipe)
+        yield cluster
+
+
+@contextmanager
+def _joined(address: str, began: float) -> Iterator[Cluster]:
+    """Somebody's cluster."""
+    with _adjusted_ray(ray_of_our_own=False):
+        yield _join(address, began)
+
+
+@contextmanager
+def _environment(ray_of_our_own: bool) -> Iterator[None]:
+    """Set the variables that Ray and the workers read, and put back what was there."""
+    wanted: dict[str, str | None] = dict(RAY_ENV)
+    if ray_of_our_own:
+        path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        wanted |= {**WORKER_ENV, **LOCAL_ENV, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        # The last two would win over what we ask for.
+        wanted |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": None, "RAY_ADDRESS": None}
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    """Set environment variables; None removes one."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A private folder for Ray's sockets and logs, removed afterwards. Short, because a socket's path has at most 107 bytes."""
+    short = len(tempfile.gettempdir()) <= 20
+    folder = Path(tempfile.mkdtemp(prefix="sunvisor-ray-", dir=None if short else "/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
+    """Import Ray, have it read its settings anew (it caches them per process) and keep it off stdout; shut it down at the end."""
+    import ray
+    from ray._private import ray_constants
+    from ray._private import worker as ray_worker
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    if ray.is_initialized():
+        raise InputError("This process is already connected to Ray; end that connection (ray.shutdown()) first.")
+    ray_constants.ENABLE_RAY_CLUSTER = not ray_of_our_own
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    # Ray prints its remarks on dead workers to stdout, log_to_driver or not. The pool reports them; stdout is for --json.
+    speak, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda data, ignore_prefix: None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        ray_worker.print_to_stdstream = speak
+
+
+def _start(slots: int, gpus: int, began: float, folder: Path) -> Cluster:
+    """Start a Ray of our own. Raises ConversionError when it does not come up."""
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "Start a Ray of our own in the main thread: its processes die with the thread that started them."
+        )
+    import ray
+
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=slots,
+            num_gpus=gpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+        )
+    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+        raise ConversionError(
+            f"Ray did not start on this machine: {_first_line(error)} The last lines of its logs: {_last_lines(folder)}"
+        ) from error
+    info = context.address_info
+    return Cluster(
+        address=info["gcs_address"],
+        local=True,
+        session_dir=Path(info["session_dir"]),
+        cpus=slots,
+        gpus=gpus,
+        startup_seconds=time.monotonic() - began,
+    )
+
+
+def _last_lines(folder: Path) -> str:
+    """The last line of each of Ray's error logs, for a start that failed."""
+    logs = sorted(folder.glob("session_2*/logs/*.err")) + sorted(folder.glob("session_2*/logs/gcs_server.out"))
+    ends = [(path.name, path.read_text(errors="replace").strip().splitlines()[-1:]) for path in logs]
+    return "; ".join(f"{name}: {lines[0]}" for name, lines in ends if lines) or "(empty)"
+
+
+def _join(address: str, began: float) -> Cluster:
+    """Join a cluster and ship this project's code to it. Raises InputError when that fails, with what to do."""
+    import ray
+
+    try:
+        _knock(address)
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env())
+    except ray.exceptions.AuthenticationError as error:
+        raise InputError(
+            f"The Ray cluster at {address} refused us for want of its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to what its nodes were started with."
+        ) from error
+    except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+        raise InputError(
+            f"Could not join the Ray cluster at {address}: {_first_line(error)} Is it up, and is this HOST:PORT of its head?"
+        ) from error
+    resources = ray.cluster_resources()
+    return Cluster(
+        address=context.address_info["gcs_address"],
+        local=False,
+        session_dir=None,
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        startup_seconds=time.monotonic() - began,
+    )
+
+
+def _knock(address: str) -> None:
+    """See within seconds whether anybody answers at host:port and lets us in; ray.init() would take minutes over a "no".
+    Raises OSError, ValueError or Ray's AuthenticationError."""
+    from ray._raylet import GcsClient
+
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return  # "auto": Ray looks the address up itself
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    GcsClient(address=address)
+
+
+def runtime_env() -> dict[str, Any]:
+    """What a cluster's workers run: this checkout's code (a few MiB) in their own Python, and our environment variables."""
+    return {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": dict(WORKER_ENV)}
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's message, as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:") + "."

@@ -1,0 +1,173 @@
+"""Progress on the terminal: a line for each active video and one for the batch, always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from workers.events import Done, Event, Failed, Progress, Retrying
+
+RATE_WINDOW_SECONDS = 30.0
+PLAIN_SECONDS = 5.0
+BAR_WIDTH = 24
+
+
+@dataclass
+class Tally:
+    """Frames and spans of one video, or of the batch.
+
+    reused: frames that an earlier run had done; they count as done and not in the rate
+    running: frames so far of each span that is being converted, by the span's key
+    """
+
+    name: str
+    frames: int
+    spans: int
+    reused: int = 0
+    done_frames: int = 0
+    done_spans: int = 0
+    running: dict[str, int] = field(default_factory=dict)
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def converted(self) -> int:
+        """Frames converted by this run so far, those of running spans included."""
+        return self.done_frames + sum(self.running.values())
+
+    def sample(self, now: float) -> None:
+        """Note how far it is at time `now` (seconds); what is older than the rate's window is forgotten."""
+        self.samples.append((now, self.converted))
+        while len(self.samples) > 2 and self.samples[1][0] <= now - RATE_WINDOW_SECONDS:
+            self.samples.popleft()
+
+    def fps(self) -> float:
+        """Frames a second over the last half minute; 0 until something is known."""
+        if len(self.samples) < 2:
+            return 0.0
+        (first, before), (last, after) = self.samples[0], self.samples[-1]
+        return max(0.0, (after - before) / (last - first)) if last > first else 0.0
+
+    def eta_seconds(self) -> float | None:
+        """How long the rest takes at this rate; None while that cannot be said."""
+        rest, fps = self.frames - self.reused - self.converted, self.fps()
+        return rest / fps if fps > 0 else None
+
+    def text(self) -> str:
+        """'120/1000 frames, 2/9 spans, 14.2 fps, ETA 1:02'."""
+        eta = self.eta_seconds()
+        parts = [f"{self.reused + self.converted}/{self.frames} frames", f"{self.done_spans}/{self.spans} spans"]
+        parts += [f"{self.fps():.1f} fps", f"ETA {clock(eta) if eta is not None else '-'}"]
+        return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class ProgressDisplay:
+    """Context manager that shows a batch: live lines on a terminal, elsewhere a line of text every few seconds.
+
+    quiet: show nothing but message(); stream: stderr; now: the clock, for tests
+    Call add_video() for each video, show(event) for each event of the pool, finish_video() at its end.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._quiet = quiet
+        self._now = now
+        self._videos: dict[str, Tally] = {}
+        self._active: list[str] = []
+        self._batch = Tally("batch", 0, 0)
+        self._finished = 0
+        self._next_plain = now() + PLAIN_SECONDS
+        on_terminal = self._console.is_terminal and not quiet
+        self._live = Live(console=self._console, get_renderable=self._table, transient=True) if on_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def add_video(
+        self, workdir: str, name: str, frames: int, spans: int, reused_frames: int = 0, reused_spans: int = 0
+    ) -> None:
+        """Announce a video; workdir is what its SpanTasks carry, and all its tracks count together."""
+        self._videos[workdir] = Tally(name, frames, spans, reused=reused_frames, done_spans=reused_spans)
+        batch = self._batch
+        batch.frames += frames
+        batch.spans += spans
+        batch.reused += reused_frames
+        batch.done_spans += reused_spans
+
+    def show(self, event: Event) -> None:
+        """Take in what the pool said."""
+        workdir, key = event.task.workdir, event.task.key
+        video = self._videos[workdir]
+        if workdir not in self._active:
+            self._active.append(workdir)
+        for tally in (video, self._batch):
+            if isinstance(event, Progress):
+                tally.running[key] = event.frames
+            else:
+                tally.running.pop(key, None)
+            if isinstance(event, Done):
+                tally.done_frames += event.task.frames
+                tally.done_spans += 1
+            tally.sample(self._now())
+        if isinstance(event, Retrying):
+            self.message(f"{video.name}: span {event.task.span} failed and is tried again. {event.error.message}")
+        elif isinstance(event, Failed):
+            self.message(
+                f"{video.name}: span {event.task.span} given up (attempt {event.attempts}). {event.error.message}"
+            )
+        if self._live is None and not self._quiet and self._now() >= self._next_plain:
+            self._next_plain = self._now() + PLAIN_SECONDS
+            self._console.print(self._line(), markup=False, soft_wrap=True)
+
+    def finish_video(self, workdir: str, note: str) -> None:
+        """A video is over, well or badly; note says which, e.g. 'done: out/a.mp4'."""
+        if workdir in self._active:
+            self._active.remove(workdir)
+        self._finished += 1
+        if not self._quiet:
+            self.message(f"{self._videos[workdir].name}: {note}")
+
+    def message(self, text: str) -> None:
+        """Print one line above the live ones, also when quiet. May be called from any thread."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def _line(self) -> str:
+        """The batch and its active videos as one line of text."""
+        names = ", ".join(self._videos[workdir].name for workdir in self._active)
+        return f"{self._finished}/{len(self._videos)} videos, {self._batch.text()}; now: {names or '-'}"
+
+    def _table(self) -> Table:
+        """The live lines."""
+        table = Table.grid(padding=(0, 1))
+        rows = [(self._videos[workdir].name, self._videos[workdir]) for workdir in list(self._active)]
+        rows.append((f"{self._finished}/{len(self._videos)} videos", self._batch))
+        for label, tally in rows:
+            bar = ProgressBar(total=max(1, tally.frames), completed=tally.reused + tally.converted, width=BAR_WIDTH)
+            table.add_row(label, bar, tally.text())
+        return table

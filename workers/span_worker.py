@@ -1,0 +1,188 @@
+"""SpanWorker: the actor that converts one span at a time in its own process, one a GPU or one a CPU slot."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, SunvisorError
+
+# An OSError that trying again does not mend.
+LASTING_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
+)
+
+
+@dataclass(frozen=True)
+class SpanTask:
+    """One span to convert. Small: only this and the report travel through Ray.
+
+    key: names the span among all spans of the batch (e.g. its content hash)
+    workdir: the video's OUTPUT.work folder, with plan.json in it; on a cluster every node must see it under this path
+    track, span: which video stream of the source, which span of its plan
+    frames: owned frames, for progress
+    numerics_class: what the plan was made for; only a worker that reports the same may run it
+    """
+
+    key: str
+    workdir: str
+    track: int
+    span: int
+    frames: int
+    numerics_class: str
+
+
+@dataclass(frozen=True)
+class SpanError:
+    """Why a span was not converted, as a value.
+
+    kind: the exception's class name, or WorkerDied / NumericsClass / NoWorkers from the pool
+    message: one sentence or more, for the user
+    traceback: for the log; empty when a process died
+    user_error: True when the user can mend it (InputError)
+    retry: True when another attempt may succeed
+    """
+
+    kind: str
+    message: str
+    traceback: str
+    user_error: bool
+    retry: bool
+
+
+@dataclass(frozen=True)
+class SpanOutcome:
+    """What came of one attempt at a span: a result, an error, or stopped is True because stop() was called meanwhile."""
+
+    result: dict[str, Any] | None
+    error: SpanError | None
+    stopped: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Who a worker is, answered once its heavy imports are done.
+
+    numerics_class: equal classes give equal bytes
+    versions: of Python and the libraries that decide the bytes (workers.cluster.versions)
+    gpu_ids: the GPUs Ray gave it, empty on a CPU
+    warm_up_seconds: how long its imports and its first numerics_class() took
+    """
+
+    host: str
+    node_id: str
+    pid: int
+    numerics_class: str
+    versions: dict[str, str]
+    gpu_ids: tuple[str, ...]
+    warm_up_seconds: float
+
+
+def load_entry(entry: str) -> Callable[..., Any]:
+    """The function that "package.module:function" names. Raises ValueError for any other spelling."""
+    module, colon, name = entry.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"{entry!r} is not of the form package.module:function.")
+    return getattr(importlib.import_module(module), name)
+
+
+def describe_error(error: BaseException) -> SpanError:
+    """Turn an exception into a SpanError: InputError and ConversionError are final unless they carry transient = True,
+    a full disk and its like are final, anything else may be tried again."""
+    if isinstance(error, SunvisorError):
+        retry = bool(getattr(error, "transient", False))
+    elif isinstance(error, OSError):
+        retry = error.errno not in LASTING_ERRNOS
+    else:
+        retry = True
+    return SpanError(
+        kind=type(error).__name__,
+        message=str(error) or type(error).__name__,
+        traceback="".join(traceback.format_exception(error)),
+        user_error=isinstance(error, InputError),
+        retry=retry,
+    )
+
+
+class SpanWorker:
+    """Runs spans, one at a time. hello() and run() share one thread; frames_done() and stop() answer meanwhile from another.
+
+    entry: "pipeline.span_job:run_span", called as entry(workdir, track, span, threads=, on_frames=, should_stop=) -> dict
+    numerics: "pipeline.engine:numerics_class", called without arguments -> str
+    threads: of torch inside this process, and what entry is told
+    """
+
+    def __init__(self, entry: str, numerics: str, threads: int) -> None:
+        # Nothing that can fail or take long: an actor whose constructor dies is restarted for ever.
+        self._entry = entry
+        self._numerics = numerics
+        self._threads = threads
+        self._stop = threading.Event()
+        self._progress: tuple[str, int] = ("", 0)
+
+    def hello(self) -> WorkerInfo:
+        """Do the heavy imports and say who this is. Raises whatever the imports raise."""
+        began = time.monotonic()
+        import ray
+        import torch
+
+        from workers.cluster import versions
+
+        torch.set_num_threads(self._threads)
+        load_entry(self._entry)
+        numerics_class = load_entry(self._numerics)()
+        context = ray.get_runtime_context()
+        return WorkerInfo(
+            host=socket.gethostname(),
+            node_id=context.get_node_id(),
+            pid=os.getpid(),
+            numerics_class=numerics_class,
+            versions=versions(),
+            gpu_ids=tuple(map(str, ray.get_gpu_ids())),
+            warm_up_seconds=time.monotonic() - began,
+        )
+
+    def run(self, task: SpanTask) -> SpanOutcome:
+        """Convert one span. Every exception of the entry comes back as a value."""
+        began = time.monotonic()
+        self._progress = (task.key, 0)
+        try:
+            if not Path(task.workdir).is_dir():
+                raise InputError(
+                    f"{task.workdir}: worker host {socket.gethostname()} does not see this folder; on a cluster the sources "
+                    "and the output must be on storage that every node mounts under the same path."
+                )
+            result = load_entry(self._entry)(
+                task.workdir,
+                task.track,
+                task.span,
+                threads=self._threads,
+                on_frames=self._count_frames,
+                should_stop=self._stop.is_set,
+            )
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - returned to the pool with its traceback, never lost
+            stopped = self._stop.is_set()
+            return SpanOutcome(None, None if stopped else describe_error(error), stopped, time.monotonic() - began)
+        return SpanOutcome(result, None, False, time.monotonic() - began)
+
+    def frames_done(self) -> tuple[str, int]:
+        """Key of the last span begun, and how many of its frames are finished."""
+        return self._progress
+
+    def stop(self) -> None:
+        """Ask the running span, through should_stop, to end early. Every later span of this process ends early too."""
+        self._stop.set()
+
+    def _count_frames(self, frames: int) -> None:
+        """What the entry calls with the number of the span's owned frames finished so far."""
+        self._progress = (self._progress[0], frames)
