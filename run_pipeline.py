@@ -49,7 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (something failed), 2 (the user can mend it) or 130 (interrupted)."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, more = parser.parse_known_args(argv)
+    # argparse gives up on inputs and settings that come after an option; they belong to `convert`.
+    if more and (args.command != "convert" or any(word.startswith("-") for word in more)):
+        parser.error(f"{args.command} does not know: {' '.join(more)}; see {parser.prog} {args.command} --help")
+    if more:
+        args.words += more
     try:
         return args.run(args)
     except SunvisorError as error:

@@ -46,8 +46,7 @@ DEFAULTS = {
 BT2020_PRIMARIES, BT2020_NCL, LIMITED_RANGE = 9, 9, 1
 KEYFRAME_SECONDS = 2
 LUMA_TOLERANCE_CODES = 8.0
-X265_LOOKAHEAD_WIDTH = 64
-X265_NO_LOOKAHEAD = ":rc-lookahead=0:b-adapt=0:bframes=0:scenecut=0:cutree=0"
+X265_MIN_WIDTH = 64
 SVT_LOG_ERRORS_ONLY = "1"
 
 
@@ -121,7 +120,8 @@ class SpanEncoder:
     sample_aspect_ratio: None is square
     transfer: "pq" or "hlg"
     threads: cores the encoder may use; decides no byte
-    Raises ConversionError when the encoder does not take these settings, OSError (ENOSPC) when the disk is full.
+    Raises InputError below 64 pixels of width with libx265, ConversionError when the encoder does not take these settings, OSError
+    (ENOSPC) when the disk is full.
     """
 
     def __init__(
@@ -139,6 +139,11 @@ class SpanEncoder:
     ) -> None:
         if width % 2 or height % 2 or time_base.numerator != 1:
             raise ConversionError(f"{path}: {width}x{height} at time base {time_base}; even sizes and 1/n are needed.")
+        if choice.encoder == "libx265" and width < X265_MIN_WIDTH:
+            # Below 50 pixels x265 writes beyond its buffers (seen under MALLOC_CHECK_); its output is then random or broken.
+            raise InputError(
+                f"{path}: libx265 cannot encode {width}x{height}; it needs a width of {X265_MIN_WIDTH}, use output.codec=av1."
+            )
         self.path, self.choice, self.width, self.height = path, choice, width, height
         self.time_base = time_base
         self.frames = self.packets = 0
@@ -335,9 +340,7 @@ def _configure(
     options = {**choice.options, "preset": choice.preset, "chroma_sample_location": "topleft"}
     if choice.encoder == "libx265":
         context.pix_fmt, context.codec_tag = "yuv420p10le", "hvc1"
-        # Below 50 pixels of width x265's SIMD lookahead writes beyond its buffers (seen under MALLOC_CHECK_), so it is left out.
-        tiny = X265_NO_LOOKAHEAD if width < X265_LOOKAHEAD_WIDTH else ""
-        options |= {"crf": str(choice.crf), "x265-params": f"{options['x265-params']}:pools={threads}{tiny}"}
+        options |= {"crf": str(choice.crf), "x265-params": f"{options['x265-params']}:pools={threads}"}
     elif choice.encoder == "libsvtav1":
         context.pix_fmt = "yuv420p10le"
         options |= {"crf": str(choice.crf), "svtav1-params": f"{options['svtav1-params']}:lp={min(threads, 6)}"}

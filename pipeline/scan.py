@@ -293,14 +293,22 @@ def display_order(path: Path, stream_index: int, sizes: list[int]) -> np.ndarray
 def _sorted_dts(path: Path, packets: _Packets, order: np.ndarray) -> np.ndarray:
     """Display times for frames without usable pts: the decode times of the packets that show frames, in rising order.
 
-    A decode time that is missing, or not later than those before it (a second recording joined on), is filled in at the
-    pace of its neighbours.
+    Where the clock falls back (a second recording joined on) it is made to go on at the usual pace; a decode time that is
+    missing or said twice is filled in from its neighbours.
     """
     numbers = np.sort(order)
-    known, times = [], []
+    said = [dts for dts in packets.dts if dts is not None]
+    gaps = [later - earlier for earlier, later in pairwise(said) if later > earlier]
+    usual = sorted(gaps)[len(gaps) // 2] if gaps else 1
+    known, times, offset = [], [], 0
     for number in numbers.tolist():
-        time = packets.dts[number]
-        if time is not None and (not times or time > times[-1]):
+        if packets.dts[number] is None:
+            continue
+        time = packets.dts[number] + offset
+        if times and time < times[-1]:
+            offset += times[-1] + usual - time
+            time = times[-1] + usual
+        if not times or time > times[-1]:
             known.append(number)
             times.append(time)
     if len(known) == len(numbers):

@@ -117,16 +117,19 @@ def verify(
     if len(pairs) < len(wanted) or not wanted:
         checks.append(_no_track(len(pairs), len(wanted)))
     levels: LightLevels | None = None
+    pixels = []
     for pair in pairs:
         checks += _time_checks(pair, provenance.shift, matroska)
         checks += _tag_checks(pair, provenance)
         picture = _decode(output, pair, full, on_frames)
         checks.append(decode_check(picture, len(pair.output.frame_pts), pair.prefix))
         checks.append(_seams(source, pair, picture, provenance, color_overrides))
+        pixels.append(picture.pixels)
         if picture.levels is not None:
             levels = picture.levels if levels is None else levels | picture.levels
     if full and pairs:
-        checks.append(light_check(levels, _light_tag(pairs, provenance), provenance.facts.get("p9999_nits")))
+        recorded = provenance.facts.get("p9999_nits")
+        checks.append(light_check(levels, _light_tag(pairs, provenance), recorded, pixels=min(pixels)))
     checks += [Check(f"stream {copy.source.index}", copy.ok, copy.detail) for copy in copies]
     return VerifyReport(str(source), str(output), full, all(check.ok for check in checks), checks)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from tests.clips import cut, make_clip, remux
+from tests import oracles
+from tests.clips import cut, damage_packets, make_clip
 
 FAST = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
 
@@ -39,7 +40,7 @@ def make_bad(kind: str, folder: Path, clip: Path) -> Path:
     elif kind == "no_moov":
         cut(clip, path, 0.6)
     elif kind == "cut_mdat":
-        whole = remux(clip, folder / "front.mp4", container_options={"movflags": "faststart"})
+        whole = make_clip(folder / "front.mp4", frames=40, container_options={"movflags": "faststart"})
         cut(whole, path, 0.6)
     elif kind == "audio_only":
         make_audio(path)
@@ -65,10 +66,10 @@ def make_audio(path: Path) -> None:
     ("kind", "told"),
     [
         ("empty", "is empty"),
-        ("text", "no video"),
+        ("text", "text file, not a video"),
         ("no_moov", "moov"),
         ("cut_mdat", "--salvage"),
-        ("audio_only", "no video"),
+        ("audio_only", "only audio"),
         ("hdr", "--force"),
     ],
 )
@@ -82,6 +83,32 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert told in text
     assert "Traceback" not in text
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_salvage_converts_what_is_readable_and_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path
+) -> None:
+    bad = make_bad("cut_mdat", tmp_path, clip)
+    code, out, _ = run(capsys, "convert", bad, "--output", tmp_path / "out.mp4", "--salvage", "--json", *FAST)
+    report = json.loads(out)["files"][0]
+    assert (code, report["status"]) == (0, "done")
+    assert 0 < report["frames"] < 40
+    assert any("missing" in warning for warning in report["warnings"])
+    assert len(oracles.frame_times(tmp_path / "out.mp4")) == report["frames"]
+
+
+def test_damaged_packets_are_concealed_counted_or_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path
+) -> None:
+    bad = damage_packets(clip, tmp_path / "bad.mp4", [12, 13])
+    code, out, _ = run(capsys, "convert", bad, "--output", tmp_path / "out.mp4", "--json", *FAST)
+    report = json.loads(out)["files"][0]
+    assert (code, report["status"], report["frames"]) == (0, "done", 40)
+    assert report["repeated_frames"] > 0
+    assert oracles.frame_times(tmp_path / "out.mp4") == oracles.frame_times(clip)
+    code, _, text = run(capsys, "convert", bad, "--output", tmp_path / "strict.mp4", "--strict", *FAST)
+    assert code == 1 and "bad.mp4" in text
+    assert not (tmp_path / "strict.mp4").exists()
 
 
 def test_inspect_and_verify_refuse_the_same_way(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path) -> None:

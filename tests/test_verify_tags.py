@@ -155,6 +155,13 @@ def test_light_check(fall: float, percentile: float, brightest: float, ok: bool)
     assert f"MaxFALL {fall:.1f}" in check.detail
 
 
+def test_light_check_is_wider_for_small_pictures() -> None:
+    found, tag = levels(100, 1200, 1200), ContentLight(1000, 100)
+    assert light_check(found, tag, pixels=64 * 48).ok
+    assert not light_check(found, tag, pixels=854 * 480).ok
+    assert not light_check(levels(100, 1400, 1400), tag, pixels=64 * 48).ok
+
+
 def test_light_check_holds_the_percentile_against_what_was_recorded() -> None:
     found, tag = levels(100, 300, 1000), ContentLight(1000, 100)
     assert light_check(found, tag, 310.0).ok

@@ -142,6 +142,15 @@ def test_a_poison_span_is_quarantined_and_deaths_of_others_are_mended(
     assert capfd.readouterr().out == ""  # Ray's remarks must not spoil --json
 
 
+def test_a_pool_whose_workers_cannot_start_says_why(cluster: Cluster, pool: SpanPool, tmp_path: Path) -> None:
+    # It borrows nothing: both slots are taken by `pool`, so its worker never starts and the deadline ends the wait.
+    with SpanPool(cluster, "test_workers:run_fake", "test_workers:no_such", workers=1, start_seconds=1.0) as other:
+        ends, _ = run_all(other, make_tasks(tmp_path / "a", ["ok"]))
+        assert ends[0].error.kind == "NoWorkers" and "did not start within 1 s" in ends[0].error.message
+        with pytest.raises(ConversionError, match="No worker is left"):
+            other.wait_ready()
+
+
 def test_errors_of_the_entry_come_back_with_their_type_and_are_not_retried(pool: SpanPool, tmp_path: Path) -> None:
     tasks = make_tasks(tmp_path / "a", ["input", "full", "ok"])
     gone = SpanTask("gone", str(tmp_path / "nowhere"), 0, 3, 10, CLASS)

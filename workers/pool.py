@@ -35,6 +35,7 @@ class _Worker:
     failed_starts: int = 0
     retry_at: float = 0.0
     lost: bool = False
+    trouble: str = ""
     began: float = field(default_factory=time.monotonic)
 
 
@@ -185,9 +186,7 @@ class SpanPool:
                 self._take_task_error(worker, error)
                 continue
             except self._ray.exceptions.RayError as error:
-                self._take_death(
-                    worker, _reason(error), pause=isinstance(error, self._ray.exceptions.ActorUnavailableError)
-                )
+                self._take_death(worker, _reason(error))
                 continue
             if isinstance(answer, WorkerInfo):
                 self._take_hello(worker, answer)
@@ -203,7 +202,7 @@ class SpanPool:
                 f"Worker host {info.host} has other versions: {', '.join(wrong)}; install requirements.lock there.",
             )
             return
-        worker.info, worker.failed_starts = info, 0
+        worker.info, worker.failed_starts, worker.trouble = info, 0, ""
 
     def _take_outcome(self, worker: _Worker, outcome: SpanOutcome) -> None:
         task, worker.task = worker.task, None
@@ -223,24 +222,26 @@ class SpanPool:
             self._take_error(
                 task, SpanError("RayTaskError", _reason(error), str(error), user_error=False, retry=True), str(error)
             )
-        else:
-            self._take_death(worker, str(error).strip().splitlines()[-1], pause=True)
+            return
+        worker.failed_starts += 1
+        worker.retry_at = time.monotonic() + RESTART_PAUSE_SECONDS
+        if worker.failed_starts >= self._retries:
+            self._lose(worker, f"A worker could not start: {str(error).strip().splitlines()[-1]}")
 
-    def _take_death(self, worker: _Worker, reason: str, pause: bool) -> None:
-        """A worker's process is gone: charge the span it ran, let Ray restart the process, say hello again."""
+    def _take_death(self, worker: _Worker, reason: str) -> None:
+        """A worker's process is gone: charge the span it ran, let Ray restart the process, say hello again.
+
+        While Ray restarts it, each hello() fails at once: how often says nothing, only start_seconds ends the trying."""
         task, worker.task = worker.task, None
         info, worker.info, worker.asked = worker.info, None, None
-        worker.began = time.monotonic()
-        worker.retry_at = worker.began + (RESTART_PAUSE_SECONDS if pause or task is None else 0.0)
+        worker.retry_at = time.monotonic() + RESTART_PAUSE_SECONDS
+        worker.trouble = reason
         if task is not None:
+            worker.began = time.monotonic()
             where = f"process {info.pid} on {info.host}" if info else "process"
             message = f"The worker ({where}) died while it converted span {task.span} of {task.workdir}: {reason}"
             died = SpanError("WorkerDied", message, "", user_error=False, retry=True)
             self._take_error(task, died, self._last_output(info))
-            return
-        worker.failed_starts += 1
-        if worker.failed_starts >= self._retries:
-            self._lose(worker, f"A worker could not start: {reason}")
 
     def _take_error(self, task: SpanTask, error: SpanError, details: str) -> None:
         """Try the span again, before all others, or give it up."""
@@ -281,13 +282,16 @@ class SpanPool:
         """Say hello to restarted workers, give idle ones the first pending span of their numerics class."""
         now = time.monotonic()
         for worker in self._workers:
-            if worker.lost or worker.ref is not None:
-                if not worker.lost and worker.info is None and now - worker.began > self._start_seconds:
-                    self._lose(worker, f"A worker did not start within {self._start_seconds:.0f} s.")
+            if worker.lost:
                 continue
             if worker.info is None:
-                if now >= worker.retry_at:
+                if now - worker.began > self._start_seconds:
+                    self._lose(
+                        worker, f"A worker did not start within {self._start_seconds:.0f} s. {worker.trouble}".strip()
+                    )
+                elif worker.ref is None and now >= worker.retry_at:
                     worker.ref = worker.actor.hello.remote()
+            if worker.info is None or worker.ref is not None:
                 continue
             with self._lock:
                 task = next((one for one in self._pending if one.numerics_class == worker.info.numerics_class), None)
