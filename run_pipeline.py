@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=Path("bench_out"),
         help="folder for the clip, result and tables (default: %(default)s)",
     )
+    bench.add_argument("--clip", type=Path, help="a video to measure on (default: the demo's drive)")
     return parser
 
 
@@ -262,7 +263,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from bench.cpu import run_bench
 
-    sys.stdout.write(run_bench(args.output) + "\n")
+    sys.stdout.write(run_bench(args.output, args.clip) + "\n")
     return 0
 
 

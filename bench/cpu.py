@@ -22,8 +22,9 @@ import torch
 
 from configs.schema import load_config
 from demo.dashcam import record
-from demo.scene import render_drive
-from models import checkpoints
+from demo.scene import Drive, DriveOptions
+from models import checkpoints, registry
+from models.model import ModelSpec
 from pipeline.decode import decode_span
 from pipeline.encode import SpanEncoder
 from pipeline.prepare import Prepared, make_plan
@@ -33,18 +34,19 @@ from workers.jobs import Job
 
 SAMPLE_SECONDS = 0.5
 FLOOR_RATIO = 1.15
+CLIP_FRAMES = 100
+OFFSET_SPREAD_PX = 1.0
 
 
-def run_bench(output: Path) -> str:
-    """Measure on a clip of the demo's drive with an untrained `tiny` network whose offsets are scattered. Returns Markdown.
+def run_bench(output: Path, clip: Path | None = None) -> str:
+    """Measure with an untrained `tiny` network whose offsets are scattered, as a trained one's are. Returns Markdown.
 
-    Writes bench.json and bench.md into `output`.
+    clip: what to convert; None = a stretch of the demo's drive. Writes bench.json and bench.md into `output`.
     """
     output.mkdir(parents=True, exist_ok=True)
-    clip = output / "bench_clip.mp4"
-    record(render_drive(), clip)
+    clip = clip or record(Drive(DriveOptions(frames=CLIP_FRAMES)), output).sdr
     checkpoint = output / "tiny_scattered.safetensors"
-    checkpoints.save_scattered(checkpoint, "tiny")
+    save_scattered(checkpoint)
     config = load_config("dashcam", None, [f"model={checkpoint}"])
     result = output / "bench_hdr.mp4"
     shutil.rmtree(output / "bench_hdr.mp4.work", ignore_errors=True)
@@ -70,6 +72,17 @@ def run_bench(output: Path) -> str:
     text = _table(facts)
     (output / "bench.md").write_text(text + "\n")
     return text
+
+
+def save_scattered(path: Path) -> None:
+    """A `tiny` network that samples all over the place: offsets of about one pixel, so that memory is read as it will be."""
+    network = registry.build("dcdr_unet", registry.WIDTHS["tiny"])
+    chance = torch.Generator().manual_seed(1)
+    for name, parameter in network.named_parameters():
+        if "offset" in name:
+            parameter.data.normal_(0, OFFSET_SPREAD_PX / 4, generator=chance)
+    spec = ModelSpec("dcdr_unet", registry.WIDTHS["tiny"], False, "bt1886", "bt1886", 1.0, False, "none", "Apache-2.0")
+    checkpoints.save(path, network, spec)
 
 
 def _stages_alone(prepared: Prepared, output: Path) -> dict[str, dict[str, float]]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import av
 
 from configs.schema import Config
 from pipeline.assemble import TrackSpans, assemble
@@ -21,13 +18,12 @@ from pipeline.hdr10 import MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
 from pipeline.light import LightLevels
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work
-from pipeline.span_job import run_span
 from pipeline.sidecars import write_sidecars
+from pipeline.span_job import run_span
 from pipeline.streams import plan_copies
-from pipeline.verify import verify
+from pipeline.verify import PROVENANCE_KEY, read_provenance, verify
 
 VERSION = "0.1.0"
-PROVENANCE_KEY = "sunvisor"
 
 
 @dataclass
@@ -105,7 +101,7 @@ class Conversion:
             mastering=MasteringDisplay(peak_nits=plan.out.peak_nits) if plan.out.transfer == "pq" else None,
             light=(max_cll, max_fall) if plan.out.transfer == "pq" else None,
             provenance_key=PROVENANCE_KEY,
-            provenance=self._provenance(max_cll, max_fall),
+            provenance=self._provenance(levels),
         )
         report = verify(
             prepared.source,
@@ -129,6 +125,8 @@ class Conversion:
             warnings.append(
                 f"{repeated} damaged frames were replaced by the last good one, so that timing holds (--strict refuses such files)."
             )
+        if strangers := sum(line["unexpected_frames"] for line in self.lines.values()):
+            warnings.append(f"the decoder gave {strangers} frames that no packet announces; they are left out.")
         if redone:
             warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
         result = FileReport(
@@ -171,14 +169,20 @@ class Conversion:
             )
         return tracks
 
-    def _provenance(self, max_cll: int, max_fall: int) -> dict[str, Any]:
+    def _provenance(self, levels: LightLevels) -> dict[str, Any]:
+        """What `verify` reads: which source, settings and checkpoint, where spans start, and the light as it was measured."""
         plan = self.plan
         tracks = []
         for number, track in enumerate(plan.tracks):
-            repeated = sum(len(self.lines[number, span.number]["repeated"]) for span in track.spans)
-            starts = [span.first_frame for span in track.spans]
-            facts = {"stream": track.stream_index, "content_hash": track.content_hash, "frames": track.frames}
-            tracks.append(facts | {"span_starts": starts, "repeated": repeated})
+            facts = {
+                "stream": track.stream_index,
+                "content_hash": track.content_hash,
+                "frames": track.frames,
+                "span_starts": [span.first_frame for span in track.spans],
+                "repeated": sum(len(self.lines[number, span.number]["repeated"]) for span in track.spans),
+                "color": dataclasses.asdict(track.color),
+            }
+            tracks.append(facts | ({"fps": str(self.prepared.fps)} if self.prepared.fps else {}))
         return {
             "version": VERSION,
             "identity": plan.identity(),
@@ -188,10 +192,19 @@ class Conversion:
             "transfer": plan.out.transfer,
             "white_nits": plan.out.white_nits,
             "peak_nits": plan.out.peak_nits,
-            "max_cll": max_cll,
-            "max_fall": max_fall,
+            "max_cll": round(levels.max_cll_nits),
+            "max_fall": round(levels.max_fall_nits),
+            "p9999_nits": round(levels.p9999_nits, 2),
             "tracks": tracks,
         }
+
+
+def _identity_of(output: Path) -> str | None:
+    """What decided the bytes of an earlier output; None when the file is none of ours."""
+    try:
+        return read_provenance(output).facts.get("identity")
+    except InputError:
+        return None
 
 
 def start(source: Path, output: Path, config: Config, *, overwrite: bool = False) -> Conversion | FileReport:
@@ -202,7 +215,7 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
     check_output(source, output)
     prepared = make_plan(source, output, config)
     if output.exists():
-        if provenance_of(output).get("identity") == prepared.plan.identity():
+        if _identity_of(output) == prepared.plan.identity():
             shutil.rmtree(prepared.workdir, ignore_errors=True)
             return FileReport(str(source), str(output), "already done", frames=prepared.plan.frames)
         if not overwrite:
@@ -242,16 +255,3 @@ def convert(
         return conversion.finish(keep_work=config.workers.keep_work)
     finally:
         conversion.close()
-
-
-def provenance_of(path: Path) -> dict[str, Any]:
-    """The provenance that Sunvisor wrote into a file; empty when there is none or the file is no video."""
-    try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            tags = {key.lower(): value for key, value in container.metadata.items()}
-    except av.FFmpegError:
-        return {}
-    try:
-        return json.loads(tags.get(PROVENANCE_KEY, "{}"))
-    except json.JSONDecodeError:
-        return {}

@@ -14,10 +14,10 @@ from pipeline.deinterlace import deinterlaced
 from pipeline.errors import ConversionError
 from pipeline.index import NO_PTS, VideoIndex, packets_for
 from pipeline.packets import read_packets
-from pipeline.plan import Span
 from pipeline.planes import frame_planes
 from pipeline.source import decoder_options, open_source
 from pipeline.source_color import LAYOUTS
+from pipeline.span import Span
 
 NEIGHBOURS = 1
 """Frames that the deinterlacer looks at on either side of the one that it makes."""

@@ -55,7 +55,7 @@ class Engine:
         self.device = torch.device(device)
         self.layout, self.color, self.out = layout, color, out
         makers = {
-            "reconstruct": lambda: Reconstruct(model, color.transfer, precision, tile),
+            "reconstruct": lambda: Reconstruct(model, precision, tile),
             "grade": lambda: Grade(out.white_nits, out.peak_nits),
         }
         self.stages = nn.ModuleList(makers[name]() for name in stage_names)

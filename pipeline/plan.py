@@ -16,33 +16,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
+from pipeline.decode import packets_needed
 from pipeline.encode import EncoderChoice
 from pipeline.index import VideoIndex, packets_for
+from pipeline.span import Span
 
 PLAN_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Span:
-    """A frame-exact piece of one video stream: it owns the frames with first_pts <= pts < end_pts.
-
-    number: 0, 1, 2 ... within the stream
-    first_pts, end_pts: stream ticks (VideoIndex.time_base)
-    first_frame, frames: owned frames are VideoIndex.frame_pts[first_frame : first_frame + frames]
-    lead_in, lead_out: how many frames before and after are decoded and handed to the stages too (fewer at the file's ends)
-    seek_packet: index into VideoIndex of the packet (a keyframe) that decoding starts from
-    end_packet: one past the last packet that is needed for all owned and lead-out frames to come out
-    """
-
-    number: int
-    first_pts: int
-    end_pts: int
-    first_frame: int
-    frames: int
-    lead_in: int
-    lead_out: int
-    seek_packet: int
-    end_packet: int
 
 
 @dataclass(frozen=True)
@@ -129,11 +108,19 @@ class Plan:
 
 def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
     """Hash (hex) of the packets that a span decodes, the span, the settings and the checkpoint: the same key, the same bytes."""
+    first, end = packets_needed(index, span, deinterlace=track.deinterlace)
     state = hashlib.blake2b(digest_size=16)
-    state.update(index.digest[span.seek_packet : span.end_packet].tobytes())
-    state.update(index.pts[span.seek_packet : span.end_packet].tobytes())
+    state.update(index.digest[first:end].tobytes())
+    state.update(index.pts[first:end].tobytes())
     facts: list[Any] = [plan.version, plan.settings_hash, plan.model_sha256, plan.numerics_class, str(plan.encoder)]
-    facts += [dataclasses.asdict(span), track.stream_index, track.tile, str(track.color), str(track.layout)]
+    facts += [
+        dataclasses.asdict(span),
+        track.stream_index,
+        track.tile,
+        str(track.color),
+        str(track.layout),
+        track.deinterlace,
+    ]
     state.update(json.dumps(facts, sort_keys=True).encode())
     return state.hexdigest()
 

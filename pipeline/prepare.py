@@ -26,7 +26,6 @@ from pipeline.stages.reconstruct import Reconstruct, choose_tile
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
 STAGE_CLASSES = {"reconstruct": Reconstruct, "grade": Grade}
 DEFAULT_CHECKPOINT = "neutral"
-RAW_SUFFIXES = (".h264", ".264", ".hevc", ".h265", ".265", ".avc")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,9 @@ def make_plan(
             f"checkpoint '{model.spec.name}' is not trained: highlights are not restored, the SDR picture is kept."
         )
     indices, tracks = [], []
-    fps = _rate_asked(config, source)
+    fps = _rate_asked(config, info)
+    if fps is not None and not info.has_no_clock:
+        warnings.append(f"--fps {fps} is not used: the file has its own timestamps, and they are kept.")
     overrides = _color_overrides(config)
     for stream in streams:
         reason = hdr_reason(stream)
@@ -108,7 +109,7 @@ def make_plan(
             )
         index = build_index(source, stream.index, fps, config.input.salvage)
         tile = choose_tile(model, stream.height, stream.width, precision, config.reconstruct.tile_budget_bytes)
-        track, notes = _track(stream, index, config, tile, overrides)
+        track, notes = _track(source, stream, index, config, tile, overrides)
         indices.append(index)
         tracks.append(track)
         warnings += notes
@@ -216,11 +217,11 @@ def _choose_precision(wanted: str, device: str, model: Model) -> str:
     return wanted
 
 
-def _rate_asked(config: Config, source: Path) -> Fraction | None:
+def _rate_asked(config: Config, info: VideoInfo) -> Fraction | None:
     if config.input.fps == "auto":
-        if source.suffix.lower() in RAW_SUFFIXES:
+        if info.has_no_clock:
             raise InputError(
-                f"{source}: a raw stream has no timestamps; say its frame rate, for example --fps 20 or --fps 30000/1001."
+                f"{info.path}: a raw stream has no timestamps; say its frame rate, for example --fps 20 or --fps 30000/1001."
             )
         return None
     try:
@@ -251,9 +252,12 @@ def _color_overrides(config: Config) -> dict[str, str]:
 
 
 def _track(
-    stream: StreamInfo, index: VideoIndex, config: Config, tile: int, overrides: dict[str, str]
+    source: Path, stream: StreamInfo, index: VideoIndex, config: Config, tile: int, overrides: dict[str, str]
 ) -> tuple[Track, list[str]]:
-    color, reasons = read_color(stream, overrides)
+    try:
+        color, reasons = read_color(stream, overrides)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     stages = [STAGE_CLASSES[name] for name in config.stages]
     spans = cut_spans(
         index,
@@ -277,7 +281,9 @@ def _track(
         layout=stream.layout,
         color=color,
         color_reasons=reasons,
-        deinterlace=stream.interlaced_from_content if config.input.deinterlace == "auto" else config.input.deinterlace == "on",
+        deinterlace=stream.interlaced_from_content
+        if config.input.deinterlace == "auto"
+        else config.input.deinterlace == "on",
         rate=_rate(stream, index),
         sample_aspect_ratio=stream.sample_aspect_ratio,
         rotation=stream.rotation_degrees,

@@ -148,11 +148,21 @@ def _is_attached_pic(stream: av.stream.Stream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
+def _codec_tag(context: av.codec.context.CodecContext | None) -> str:
+    """Four letters, or as many bytes in hex where they are no letters (AVI and NUT number some codecs)."""
+    if context is None:
+        return ""
+    try:
+        return context.codec_tag
+    except UnicodeDecodeError as error:
+        return error.object.hex()
+
+
 def _plain(stream: av.stream.Stream) -> dict:
     """The fields that every kind of stream has."""
     context = stream.codec_context
     known = stream.type in {"video", "audio", "subtitle", "data", "attachment"}
-    tag = context.codec_tag if context is not None else ""
+    tag = _codec_tag(context)
     return {
         "index": stream.index,
         "kind": stream.type if known else "data",

@@ -36,8 +36,7 @@ def plan_facts(prepared: Prepared) -> dict[str, Any]:
         "disk_need_bytes": disk_need_bytes(prepared),
         "tracks": [_track_facts(track) for track in plan.tracks],
         "streams": [
-            {"stream": copy.stream, "kind": copy.kind, "action": copy.action, "reason": copy.reason}
-            for copy in copies
+            {"stream": copy.stream, "kind": copy.kind, "action": copy.action, "reason": copy.reason} for copy in copies
         ],
         "warnings": list(plan.warnings),
     }

@@ -26,13 +26,14 @@ import torch
 from models import checkpoints
 from models.model import Model
 from pipeline import engine as engines
-from pipeline.decode import DecodedFrame, decode_span
+from pipeline.decode import DecodedFrame, DecodeReport, decode_span
 from pipeline.encode import SpanEncoder, check_span, publish
 from pipeline.engine import Engine, PackedFrame
 from pipeline.errors import ConversionError, SunvisorError
 from pipeline.index import VideoIndex
 from pipeline.light import LightLevels
-from pipeline.plan import Plan, Span, Track, span_key
+from pipeline.plan import Plan, Track, span_key
+from pipeline.span import Span
 
 PLAN_NAME = "plan.json"
 QUEUE_FRAMES = 4
@@ -80,7 +81,7 @@ def run_span(
         with _no_space_named(folder):
             work = _SpanWork(plan, job, piece, index, engine, threads, on_frames, should_stop)
             work.run(partial)
-            check_span(partial, work.relative_pts, work.mean_luma)
+            check_span(partial, work.relative_pts, work.mean_luma, threads=threads)
             publish(partial, final)
     finally:
         partial.unlink(missing_ok=True)
@@ -93,6 +94,7 @@ def run_span(
         "bytes": final.stat().st_size,
         "frames": piece.frames,
         "repeated": work.repeated,
+        "unexpected_frames": work.decode_report.unexpected_frames,
         "redone_in_float32": work.redone,
         "levels": asdict(levels),
         "seconds": {
@@ -132,6 +134,7 @@ class _SpanWork:
         self.mean_luma: list[float] = []
         self.repeated: list[int] = []
         self.redone = 0
+        self.decode_report = DecodeReport()
         self.busy = {"decode": 0.0, "encode": 0.0}
         self.lane_seconds: list[float] = []
         self.lanes = compute_lanes(engine, track, threads)
@@ -177,6 +180,7 @@ class _SpanWork:
             self.span,
             deinterlace=self.track.deinterlace,
             strict=self.plan.strict,
+            report=self.decode_report,
         )
         for frame in self._timed("decode", frames):
             batch.append(frame)

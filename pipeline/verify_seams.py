@@ -13,7 +13,7 @@ from pipeline import color
 from pipeline.color import ColorSpec, PixelLayout
 from pipeline.decode import decode_span
 from pipeline.index import VideoIndex, packets_for
-from pipeline.plan import Span
+from pipeline.span import Span
 from pipeline.verify_report import Check
 
 ALLOWED_STOPS = 0.05

@@ -20,8 +20,9 @@ from pipeline.decode import decode_span
 from pipeline.encode import SpanEncoder, resolve_encoder
 from pipeline.hdr10 import MasteringDisplay
 from pipeline.index import build_index, content_hash, packets_for
-from pipeline.plan import Span, Track
+from pipeline.plan import Track
 from pipeline.probe import StreamInfo, probe, read_color
+from pipeline.span import Span
 from pipeline.streams import CopyPlan, plan_copies
 from pipeline.track_packets import TrackSpans
 

@@ -19,7 +19,8 @@ from pipeline.color import ColorSpec, PixelLayout
 from pipeline.encode import SpanEncoder, resolve_encoder
 from pipeline.hdr10 import MasteringDisplay
 from pipeline.index import build_index
-from pipeline.plan import Span, Track
+from pipeline.plan import Track
+from pipeline.span import Span
 from pipeline.streams import CopyPlan, plan_copies
 from pipeline.track_packets import TrackSpans
 

@@ -45,7 +45,13 @@ def make_bad(kind: str, folder: Path, clip: Path) -> Path:
     elif kind == "audio_only":
         make_audio(path)
     elif kind == "hdr":
-        make_clip(path, "libx265", pix_fmt="yuv420p10le", frames=4, tags={"color_primaries": 9, "color_trc": 16, "colorspace": 9})
+        make_clip(
+            path,
+            "libx265",
+            pix_fmt="yuv420p10le",
+            frames=4,
+            tags={"color_primaries": 9, "color_trc": 16, "colorspace": 9},
+        )
     return path
 
 
@@ -100,7 +106,7 @@ def test_salvage_converts_what_is_readable_and_says_what_is_missing(
 def test_damaged_packets_are_concealed_counted_or_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path
 ) -> None:
-    bad = damage_packets(clip, tmp_path / "bad.mp4", [12, 13])
+    bad = damage_packets(clip, tmp_path / "bad.mp4", [16, 17], flips=60)
     code, out, _ = run(capsys, "convert", bad, "--output", tmp_path / "out.mp4", "--json", *FAST)
     report = json.loads(out)["files"][0]
     assert (code, report["status"], report["frames"]) == (0, "done", 40)
@@ -130,7 +136,9 @@ def test_unwritable_output(capsys: pytest.CaptureFixture[str], clip: Path, tmp_p
     assert code == 2 and "cannot be written" in text
 
 
-def test_no_space_left(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_left(
+    capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000})())
     code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "out.mp4")
     assert code == 2 and "no space left" in text
@@ -156,7 +164,9 @@ def test_wrong_words_are_told_with_the_legal_ones(
     assert code == 2 and told in text, text
 
 
-def test_dry_run_tells_everything_and_writes_nothing(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+def test_dry_run_tells_everything_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
     code, out, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run", "--json", *FAST)
     assert code == 0
     plan = json.loads(out)["plans"][0]

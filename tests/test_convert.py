@@ -9,10 +9,10 @@ import pytest
 
 from configs.schema import Config, load_config
 from pipeline import convert as conversions
-from pipeline.convert import FileReport, convert, provenance_of, start
+from pipeline.convert import FileReport, convert, start
 from pipeline.errors import InputError
 from pipeline.span_job import run_span
-from pipeline.verify import verify
+from pipeline.verify import read_provenance, verify
 from tests import oracles
 from tests.clips import make_clip
 
@@ -50,7 +50,9 @@ def test_ffprobe_and_mediainfo_call_it_hdr10(converted: tuple[FileReport, Path])
     stream = oracles.ffprobe(output, "-show_streams", "-select_streams", "v:0")["streams"][0]
     assert stream["codec_tag_string"] == "hvc1"
     assert stream["pix_fmt"] == "yuv420p10le"
-    tags = [stream[key] for key in ("color_primaries", "color_transfer", "color_space", "color_range", "chroma_location")]
+    tags = [
+        stream[key] for key in ("color_primaries", "color_transfer", "color_space", "color_range", "chroma_location")
+    ]
     assert tags == ["bt2020", "smpte2084", "bt2020nc", "tv", "topleft"]
     facts = oracles.mediainfo(output)
     assert "SMPTE ST 2086" in facts["HDR_Format"]
@@ -70,7 +72,7 @@ def test_a_full_verify_agrees(clip: Path, converted: tuple[FileReport, Path]) ->
 def test_the_work_folder_is_gone_and_provenance_is_in_the_file(converted: tuple[FileReport, Path]) -> None:
     output = converted[1]
     assert [path.name for path in output.parent.iterdir()] == [output.name]
-    facts = provenance_of(output)
+    facts = read_provenance(output).facts
     assert facts["model"] == "neutral"
     assert facts["tracks"][0]["frames"] == 50
 
@@ -98,9 +100,7 @@ def test_finished_spans_are_reused_and_the_bytes_are_the_same(
     assert not isinstance(conversion, FileReport)
     track, span = conversion.pending[-1]
     folder = str(conversion.workdir)
-    conversion.span_done(
-        run_span(folder, track, span, threads=1, on_frames=lambda _: None, should_stop=lambda: False)
-    )
+    conversion.span_done(run_span(folder, track, span, threads=1, on_frames=lambda _: None, should_stop=lambda: False))
     conversion.close()
     report = convert(clip, output, settings(), threads=2)
     assert report.spans_reused == 1
@@ -144,7 +144,9 @@ def test_hlg_has_no_mastering_display(clip: Path, tmp_path: Path) -> None:
 
 def test_av1(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "av1.mp4"
-    config = load_config("dashcam", None, ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.codec=av1", "output.preset=12"])
+    config = load_config(
+        "dashcam", None, ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.codec=av1", "output.preset=12"]
+    )
     report = convert(clip, output, config)
     stream = oracles.ffprobe(output, "-show_streams", "-select_streams", "v:0")["streams"][0]
     assert (report.status, stream["codec_name"], stream["color_transfer"]) == ("done", "av1", "smpte2084")

@@ -15,8 +15,8 @@ import torch
 from pipeline.decode import DecodeReport, decode_span, packets_needed
 from pipeline.errors import ConversionError
 from pipeline.index import VideoIndex, build_index, packets_for
-from pipeline.plan import Span
 from pipeline.planes import frame_planes
+from pipeline.span import Span
 
 
 def md5(planes: tuple[torch.Tensor, ...]) -> str:

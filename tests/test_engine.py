@@ -25,6 +25,7 @@ HDR10 = OutputSpec("pq", 203.0, 1000.0)
 @dataclass
 class FakeSpec:
     halo_px: int = 16
+    input_encoding: str = "bt1886"
 
 
 @dataclass
@@ -58,7 +59,7 @@ def test_tiles_show_no_seam(height: int, width: int, tile: int) -> None:
 
 
 def test_a_frame_that_is_not_finite_is_redone_in_float32_and_counted() -> None:
-    stage = Reconstruct(FakeModel(gain=2.0, broken_in=("bf16",)), "bt1886", "bf16", 0)
+    stage = Reconstruct(FakeModel(gain=2.0, broken_in=("bf16",)), "bf16", 0)
     out = stage(torch.full((2, 3, 4, 4), 0.5))
     assert torch.isfinite(out).all()
     assert torch.allclose(out, torch.full_like(out, 1.0), atol=1e-5)
@@ -66,7 +67,7 @@ def test_a_frame_that_is_not_finite_is_redone_in_float32_and_counted() -> None:
 
 
 def test_pixels_not_finite_even_in_float32_keep_the_sdr_picture() -> None:
-    stage = Reconstruct(FakeModel(gain=2.0, broken_in=("bf16", "fp32")), "bt1886", "bf16", 0)
+    stage = Reconstruct(FakeModel(gain=2.0, broken_in=("bf16", "fp32")), "bf16", 0)
     out = stage(torch.full((1, 3, 4, 4), 0.5))
     assert torch.allclose(out[..., 0, 0], torch.tensor(0.5), atol=1e-5)
     assert torch.allclose(out[..., 1, 1], torch.tensor(1.0), atol=1e-5)
@@ -74,7 +75,7 @@ def test_pixels_not_finite_even_in_float32_keep_the_sdr_picture() -> None:
 
 def test_light_recorded_above_white_is_kept() -> None:
     linear = torch.full((1, 3, 2, 2), 1.2)
-    assert torch.allclose(Reconstruct(FakeModel(), "bt1886", "fp32", 0)(linear), linear, atol=1e-5)
+    assert torch.allclose(Reconstruct(FakeModel(), "fp32", 0)(linear), linear, atol=1e-5)
 
 
 def test_tile_choice_depends_on_the_budget_and_fits_it() -> None:

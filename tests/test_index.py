@@ -19,7 +19,7 @@ from pipeline.decode import decode_span
 from pipeline.errors import ConversionError, InputError
 from pipeline.index import VideoIndex, build_index, content_hash, frame_durations, frame_packets, packets_for
 from pipeline.keyframes import is_clean_start
-from pipeline.plan import Span
+from pipeline.span import Span
 
 
 def equal(one: VideoIndex, other: VideoIndex) -> bool:

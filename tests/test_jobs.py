@@ -21,7 +21,9 @@ def card(tmp_path: Path) -> Path:
 
 def test_a_folder_is_mirrored_and_other_files_are_named(card: Path, tmp_path: Path) -> None:
     jobs, skipped = find_jobs([str(card)], tmp_path / "out")
-    assert {(job.source.relative_to(card).as_posix(), job.output.relative_to(tmp_path / "out").as_posix()) for job in jobs} == {
+    assert {
+        (job.source.relative_to(card).as_posix(), job.output.relative_to(tmp_path / "out").as_posix()) for job in jobs
+    } == {
         ("a.mp4", "a.mp4"),
         ("day 2/b.MOV", "day 2/b.mp4"),
         ("day 2/c.avi", "day 2/c.mp4"),

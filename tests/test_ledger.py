@@ -37,7 +37,9 @@ def test_a_span_file_that_vanished_or_shrank_is_not_finished(tmp_path: Path) -> 
 
 
 @given(st.data())
-def test_a_ledger_cut_at_any_byte_keeps_whole_lines_and_goes_on(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_ledger_cut_at_any_byte_keeps_whole_lines_and_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("ledger")
     ledger = Ledger(folder)
     for number in range(3):

@@ -14,7 +14,9 @@ from pipeline.plan import cut_spans
 TARGET = {"target_seconds": 4.0, "min_seconds": 2.0, "max_seconds": 10.0}
 
 
-def make_index(durations: list[int], keys: set[int], time_base: Fraction = Fraction(1, 1000), start: int = 0) -> VideoIndex:
+def make_index(
+    durations: list[int], keys: set[int], time_base: Fraction = Fraction(1, 1000), start: int = 0
+) -> VideoIndex:
     """Index of a stream without reordering: one packet a frame."""
     count = len(durations)
     pts = start + np.concatenate([[0], np.cumsum(durations[:-1])]).astype(np.int64)

@@ -15,11 +15,10 @@ from pipeline.color import coded_signal
 class Reconstruct(nn.Module):
     """Working-space frames (N,3,H,W) float32 in and out; SDR white = 1.0; highlights in the result rise above it.
 
-    The network reads the coded SDR signal in [0, 1] and returns linear light. Light that the camera recorded above nominal white
+    The network reads the SDR signal in [0, 1], coded as its checkpoint was trained to read it, and returns linear light. Light that the camera recorded above nominal white
     (limited-range codes 236-254) is added back on top, so that a network which changes nothing changes nothing.
 
     model: a loaded checkpoint
-    transfer: the source's transfer function ("bt1886", "srgb", "linear"), which gives the coded signal
     precision: "fp32", "bf16" or "fp16"
     tile: side of the tiles in pixels, a multiple of the model's size multiple; 0 = whole frames
     """
@@ -27,10 +26,9 @@ class Reconstruct(nn.Module):
     lead_in = 0
     lead_out = 0
 
-    def __init__(self, model: Model, transfer: str, precision: str, tile: int) -> None:
+    def __init__(self, model: Model, precision: str, tile: int) -> None:
         super().__init__()
         self.model = model
-        self.transfer = transfer
         self.precision = precision
         self.tile = tile
         self.redone_frames = 0
@@ -38,7 +36,7 @@ class Reconstruct(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Restore frames. A frame with a non-finite pixel is redone in float32 and counted in `redone_frames`."""
-        coded = coded_signal(frames, self.transfer)
+        coded = coded_signal(frames, self.model.spec.input_encoding)
         restored = self._run(coded, self.precision)
         finite = torch.isfinite(restored).flatten(1).all(dim=1)
         for number in torch.nonzero(~finite).flatten().tolist():
