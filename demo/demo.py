@@ -21,6 +21,7 @@ from evaluation.metrics import Scores, read_nits, score
 from pipeline.errors import InputError
 
 Array = np.ndarray
+LIFTED_BY_CODING = 0.02  # share of lost pixels that coding overshoot alone may show as brighter
 LIFTED = 1.1  # light above this many SDR whites counts as a highlight shown brighter than SDR could
 
 
@@ -144,7 +145,7 @@ def _fresh_folder(output: Path) -> dict[str, Path]:
 
 
 def _verdict(lifted: float) -> str:
-    if lifted < 0.01:
+    if lifted < LIFTED_BY_CODING:
         return "Highlights are not restored: what the SDR lost stays at SDR white in the HDR10 file."
     return f"{lifted:.0%} of the light that the SDR lost is shown brighter than SDR white."
 

@@ -116,7 +116,7 @@ def upsample_rows(plane: Tensor, first_row: int, last_row: int, width: int, how:
     codes = plane[base:end].to(torch.float32).sub_(how.chroma_offset)
     wide = _upsample_across(codes, width, how.across, how.across_offset)
     if how.down == 1:
-        return wide
+        return wide[: last_row - first_row]
     device = wide.device
     upper = wide.index_select(0, (top - base).to(device))
     lower = wide.index_select(0, (bottom - base).to(device))

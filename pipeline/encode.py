@@ -38,7 +38,7 @@ PRESETS = {
 }
 CRF_RANGE = {"libx265": (0, 51), "libsvtav1": (1, 63), "hevc_nvenc": (1, 51), "av1_nvenc": (1, 63)}
 DEFAULTS = {
-    "libx265": (12, "ultrafast"),
+    "libx265": (10, "veryfast"),
     "libsvtav1": (10, "9"),
     "hevc_nvenc": (17, "p5"),
     "av1_nvenc": (20, "p5"),

@@ -77,7 +77,7 @@ class MasteringDisplay:
         Big-endian; R, G, B, white as x, y in 0.16 fixed point, peak in 24.8, minimum in 18.14; each rounded to the nearest.
         """
         points = (self.red, self.green, self.blue, self.white)
-        steps = [round(value * 65536) for point in points for value in point]
+        steps = [min(round(value * 65536), 65535) for point in points for value in point]
         return struct.pack(">8H2I", *steps, round(self.peak_nits * 256), round(self.min_nits * 16384))
 
     @classmethod

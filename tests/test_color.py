@@ -487,3 +487,16 @@ def test_a_slow_ramp_keeps_more_steps_than_ten_bits() -> None:
     signal = transfer.pq_inverse_eotf(ramp[0, 0, 0].double() * 203) * 876 + 64
     blurred = y.mean(0).view(-1, 16).mean(1)
     assert (blurred - signal.view(-1, 16).mean(1)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["420", "422", "444", "440", "gray"])
+def test_a_picture_of_many_row_blocks_is_its_parts(name: str) -> None:
+    """Tall enough for several blocks of rows: the lower half alone gives the same light, away from the cut."""
+    across, down = chroma.SUBSAMPLING[name] if name != "gray" else (1, 1)
+    generator = torch.Generator().manual_seed(5)
+    sizes = [(600, 512)] + ([] if name == "gray" else [(600 // down, 512 // across)] * 2)
+    planes = [torch.randint(16, 236, size, dtype=torch.uint8, generator=generator) for size in sizes]
+    layout, spec = PixelLayout(name, 8), ColorSpec("bt709", "limited", "bt1886", "bt709", "topleft")
+    whole = color.unpack(tuple(plane[None] for plane in planes), layout, spec)
+    lower = color.unpack(tuple(plane[None, plane.shape[0] // 2 :] for plane in planes), layout, spec)
+    assert torch.equal(whole[:, :, 304:], lower[:, :, 4:])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +19,7 @@ from configs.schema import Config
 from pipeline import convert as conversions
 from pipeline import engine as engines
 from pipeline.convert import Conversion, FileReport
-from pipeline.errors import SunvisorError
+from pipeline.errors import ConversionError, SunvisorError
 from pipeline.prepare import Prepared, make_plan
 from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed
@@ -135,6 +138,9 @@ class _Batch:
                 self._reports[job] = _failure(job, error)
                 self._progress.message(f"{job.source.name}: {error}")
                 continue
+            except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
+                self._reports[job] = _failure(job, _unforeseen(job, error, job.output.parent))
+                continue
             if isinstance(opened, FileReport):
                 self._reports[job] = opened
                 self._progress.message(f"{job.source.name}: {opened.status}: {job.output}")
@@ -236,8 +242,8 @@ class _Batch:
                 report = conversion.finish(keep_work=self._config.workers.keep_work)
         except SunvisorError as error:
             report = _failure(job, error)
-        except OSError as error:
-            report = _failure(job, SunvisorError(f"{job.output}: could not be finished: {error}."))
+        except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
+            report = _failure(job, _unforeseen(job, error, conversion.workdir))
         finally:
             conversion.close()
         self._reports[job] = report
@@ -251,6 +257,15 @@ def _worker_count(config: Config, cluster: Cluster, device: str) -> int:
     if device == "cuda" or cluster.gpus:
         return max(1, int(cluster.gpus))
     return 1 if cluster.local else max(1, int(cluster.cpus))
+
+
+def _unforeseen(job: Job, error: Exception, folder: Path) -> SunvisorError:
+    """An error that nobody named: a full disk, or a bug. Its traceback goes into a log."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConversionError(f"{job.output}: no space left on the disk; free some and run the same command again.")
+    log = folder / f"{job.output.name}.error.log"
+    log.write_text("".join(traceback.format_exception(error)))
+    return ConversionError(f"{job.source}: could not be converted ({type(error).__name__}: {error}); details in {log}.")
 
 
 def _failure(job: Job, error: SunvisorError) -> FileReport:
