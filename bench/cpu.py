@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from pipeline.span_job import engine_for
 from workers.batch import run_batch
 from workers.jobs import Job
 
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 2.0
 FLOOR_RATIO = 1.15
 CLIP_FRAMES = 100
 OFFSET_SPREAD_PX = 1.0
@@ -51,9 +52,10 @@ def run_bench(output: Path, clip: Path | None = None) -> str:
     result = output / "bench_hdr.mp4"
     shutil.rmtree(output / "bench_hdr.mp4.work", ignore_errors=True)
     result.unlink(missing_ok=True)
-    alone = _stages_alone(make_plan(clip, result, config), output)
-    with _PeakMemory() as peak:
+    with _PeakMemory() as peak:  # first, while this process holds no frames of its own
         batch = run_batch([Job(clip, result)], config)
+    result.unlink(missing_ok=True)
+    alone = _stages_alone(make_plan(clip, result, config), output)
     cores = os.cpu_count() or 1
     slowest = max(stage["wall_seconds"] for stage in alone.values())
     shared = sum(stage["cpu_seconds"] for stage in alone.values()) / cores
@@ -88,7 +90,7 @@ def save_scattered(path: Path) -> None:
 def _stages_alone(prepared: Prepared, output: Path) -> dict[str, dict[str, float]]:
     """Wall and CPU seconds of decode, compute and encode, each over all frames with nothing beside it."""
     plan, track, index = prepared.plan, prepared.plan.tracks[0], prepared.indices[0]
-    torch.set_num_threads(os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
     engine = engine_for(plan, 0)
     decoded: list[Any] = []
     packed: list[Any] = []
@@ -98,8 +100,10 @@ def _stages_alone(prepared: Prepared, output: Path) -> dict[str, dict[str, float
             decoded.extend(decode_span(prepared.source, track.stream_index, index, span, deinterlace=track.deinterlace))
 
     def compute() -> None:
-        for number, frame in enumerate(decoded):
-            packed.extend(engine.process([frame.planes], number))
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as lanes:
+            numbered = enumerate(decoded)
+            for frames in lanes.map(lambda one: list(engine.process([one[1].planes], one[0])), numbered):
+                packed.extend(frames)
 
     def encode() -> None:
         for span in track.spans:
@@ -113,7 +117,7 @@ def _stages_alone(prepared: Prepared, output: Path) -> dict[str, dict[str, float
                 rate=track.rate,
                 sample_aspect_ratio=track.sample_aspect_ratio,
                 transfer=plan.out.transfer,
-                threads=os.cpu_count() or 1,
+                threads=cores,
             ) as encoder:
                 for number in range(span.first_frame, span.first_frame + span.frames):
                     pts = int(index.frame_pts[number] - span.first_pts) * track.ticks
