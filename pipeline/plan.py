@@ -22,6 +22,8 @@ from pipeline.index import VideoIndex, packets_for
 from pipeline.span import Span
 
 PLAN_VERSION = 1
+LONG_GROUP_SECONDS = 60.0
+"""A span inside a group of pictures decodes from the group's keyframe; in groups longer than this, spans are longer."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def cut_spans(
     """Cut a video into spans of about `target_seconds`, at keyframes where one is near, anywhere else otherwise.
 
     Every frame belongs to exactly one span. Each span is min_seconds to max_seconds long, except that a video shorter than
-    min_seconds is one span, and a video with gaps longer than that (VFR) has spans as its frames allow.
+    min_seconds is one span, and a video with gaps longer than that (VFR) has spans as its frames allow. Where keyframes are
+    more than LONG_GROUP_SECONDS apart, two thirds of max_seconds are the target.
     lead_in, lead_out: frames that the stages need beyond a span's ends.
     """
     starts = _cut_frames(index, target_seconds, min_seconds, max_seconds)
@@ -153,13 +156,23 @@ def cut_spans(
     return tuple(spans)
 
 
+def longest_group_seconds(index: VideoIndex) -> float:
+    """Longest stretch of time without a keyframe to start decoding from."""
+    keys = np.sort(index.pts[index.keyframe & ~index.discard])
+    ends = np.append(keys[keys > index.frame_pts[0]], index.frame_pts[-1] + index.frame_duration[-1])
+    starts = np.concatenate([index.frame_pts[:1], ends[:-1]])
+    return float((ends - starts).max() * index.time_base)
+
+
 def _cut_frames(index: VideoIndex, target: float, shortest: float, longest: float) -> list[int]:
     """Numbers of the frames that start a span."""
     seconds = (index.frame_pts - index.frame_pts[0]) * float(index.time_base)
     total = float(seconds[-1] + index.frame_duration[-1] * float(index.time_base))
-    pieces = max(1, min(int(np.ceil(total / target)), int(total / shortest)))
     key_pts = np.sort(index.pts[index.keyframe & ~index.discard])
     key_frames = np.searchsorted(index.frame_pts, key_pts)
+    if longest_group_seconds(index) > LONG_GROUP_SECONDS:
+        target = longest * 2 / 3  # cuts move by half a span at most, so that none passes `longest`
+    pieces = max(1, min(int(np.ceil(total / target)), int(total / shortest)))
     key_frames = key_frames[(key_frames > 0) & (key_frames < len(seconds))]
     starts = [0]
     ideal = total / pieces

@@ -17,7 +17,7 @@ from pipeline.encode import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex, build_index, content_hash
 from pipeline.ledger import Ledger, WorkLock
-from pipeline.plan import PLAN_VERSION, Plan, Track, cut_spans, span_key
+from pipeline.plan import LONG_GROUP_SECONDS, PLAN_VERSION, Plan, Track, cut_spans, longest_group_seconds, span_key
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe, read_color
 from pipeline.span_job import PLAN_NAME, index_name
 from pipeline.stages.grade import Grade
@@ -143,8 +143,16 @@ def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]
     Returns the lock and the ledger lines of finished spans by (track, span). Span files of other plans are removed.
     """
     folder = prepared.workdir
-    folder.mkdir(parents=True, exist_ok=True)
     lock = WorkLock(folder)
+    try:
+        return lock, _refresh_work(prepared, folder)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _refresh_work(prepared: Prepared, folder: Path) -> dict[tuple[int, int], dict]:
+    """Write plan and indices unless they are there, remove what is of no use, and return the lines of finished spans."""
     text = prepared.plan.to_json()
     path = folder / PLAN_NAME
     if not path.exists() or path.read_text() != text:
@@ -163,13 +171,16 @@ def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]
     keep = {line["file"] for line in done.values()}
     for stray in [*folder.glob("span_*"), *folder.glob(".span_*"), *folder.glob("final.*")]:
         if stray.name not in keep:
-            stray.unlink()
-    return lock, done
+            stray.unlink(missing_ok=True)  # the last worker of a killed driver may be removing it as well
+    return done
 
 
 def check_space(prepared: Prepared) -> None:
-    """Raise InputError when the disk has less room than the work and the output will likely need."""
-    need = disk_need_bytes(prepared)
+    """Raise InputError when the disk has less room than the work and the output will likely need.
+
+    What an earlier run left in the work folder is there already and needs no room.
+    """
+    need = disk_need_bytes(prepared) - sum(file.stat().st_size for file in prepared.workdir.glob("span_*"))
     folder = prepared.output.parent
     free = shutil.disk_usage(folder).free
     if free < need:
@@ -271,6 +282,11 @@ def _track(
     if stream.width % 2 or stream.height % 2:
         warnings.append(
             f"stream {stream.index}: {stream.width}x{stream.height} is odd; 4:2:0 video has even sizes, so it is coded one pixel larger and cropped by a tag."
+        )
+    group = longest_group_seconds(index)
+    if group > LONG_GROUP_SECONDS:
+        warnings.append(
+            f"stream {stream.index}: {group:.0f} s without a keyframe; each span there decodes from the keyframe before, which takes time."
         )
     ticks, den = index.time_base.numerator, index.time_base.denominator
     seconds = float((index.frame_pts[-1] - index.frame_pts[0] + index.frame_duration[-1]) * index.time_base)

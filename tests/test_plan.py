@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.index import VideoIndex
-from pipeline.plan import cut_spans
+from pipeline.plan import cut_spans, longest_group_seconds
 
 TARGET = {"target_seconds": 4.0, "min_seconds": 2.0, "max_seconds": 10.0}
 
@@ -75,6 +75,14 @@ def test_constant_rate_spans_are_two_to_ten_seconds(count: int, fps: int, keys: 
 def test_one_keyframe_still_gives_several_spans() -> None:
     index = make_index([1] * 171, set(), Fraction(1, 30))
     assert [span.frames for span in cut_spans(index, **TARGET, lead_in=0, lead_out=0)] == [86, 85]
+
+
+def test_a_very_long_group_gets_longer_spans() -> None:
+    index = make_index([1] * 3000, set(), Fraction(1, 30))
+    assert longest_group_seconds(index) == 100.0
+    assert {span.frames for span in cut_spans(index, **TARGET, lead_in=0, lead_out=0)} == {200}
+    often = make_index([1] * 3000, set(range(0, 3000, 60)), Fraction(1, 30))
+    assert longest_group_seconds(often) == 2.0
 
 
 def test_cuts_fall_on_keyframes_that_are_near() -> None:
