@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from configs.schema import Config, load_config, profiles
 from pipeline.errors import InputError, SunvisorError
 
-OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_0-9]+)*=")
+OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_0-9]+)*=", re.IGNORECASE)
 ERRORS = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -61,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except SunvisorError as error:
         ERRORS.print(f"error: {error}")
+        if getattr(args, "json", False):
+            _print_json({"error": str(error), "exit_code": error.exit_code})
         return error.exit_code
     except KeyboardInterrupt:
         ERRORS.print("interrupted")
@@ -137,6 +140,9 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
 def _add_inspect(commands: Any) -> None:  # noqa: ANN401
     parser = _command(commands, "inspect", _inspect, "Say what a video file holds and how Sunvisor reads it.", "")
     parser.add_argument("file", type=Path, help="a video file")
+    parser.add_argument(
+        "--fps", type=Fraction, metavar="RATE", help="frame rate of a raw .h264/.hevc stream, such as 20 or 30000/1001"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -224,7 +230,7 @@ def _apply_flags(config: Config, args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> int:
     from pipeline.describe import describe, describe_text
 
-    facts = describe(args.file)
+    facts = describe(args.file, fps=args.fps)
     if args.json:
         _print_json(facts)
     else:

@@ -44,9 +44,9 @@ class InputConfig:
 
 @dataclass
 class ReconstructConfig:
-    """The network. Frames whose working memory would pass `tile_budget_bytes` run as overlapping tiles."""
+    """The network. Frames whose working memory would pass `tile_budget_bytes` run as overlapping tiles; 0 = by device."""
 
-    tile_budget_bytes: int = 1_500_000_000
+    tile_budget_bytes: int = 0
 
 
 @dataclass
@@ -124,7 +124,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "grade.white_nits": (50, 1000),
     "grade.peak_nits": (100, 10000),
     "output.crf": (0, 63),
-    "reconstruct.tile_budget_bytes": (50_000_000, 1 << 40),
+    "reconstruct.tile_budget_bytes": (0, 1 << 40),
     "span.target_seconds": (0.5, 60),
     "span.min_seconds": (0.25, 60),
     "span.max_seconds": (0.5, 120),

@@ -31,6 +31,7 @@ class Converted(Protocol):
     frames: int
     max_cll_nits: int | None
     max_fall_nits: int | None
+    restores_highlights: bool
     warnings: list[str]
 
 
@@ -81,7 +82,7 @@ def run_demo(
         watch.lost = watch.lifted = 0
         hdr = score(recording.truth, watch.frames(files["hdr10"]), white_nits, peak_nits)
     lifted = max(watch.lifted / max(watch.lost, 1) - by_itself, 0.0)
-    verdict = _verdict(lifted)
+    verdict = _verdict(converted.restores_highlights, lifted)
     truth = recording.truth[shown].astype(np.float32) * white_nits
     note = f"Frame {shown} of {options.frames}. {verdict}"
     save_png(compare(sdr_frame, watch.picture, truth, white_nits, note=note), files["picture"])
@@ -144,8 +145,8 @@ def _fresh_folder(output: Path) -> dict[str, Path]:
     return files
 
 
-def _verdict(lifted: float) -> str:
-    if lifted < LIFTED_BY_CODING:
+def _verdict(restores_highlights: bool, lifted: float) -> str:
+    if not restores_highlights or lifted < LIFTED_BY_CODING:
         return "Highlights are not restored: what the SDR lost stays at SDR white in the HDR10 file."
     return f"{lifted:.0%} of the light that the SDR lost is shown brighter than SDR white."
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,16 +13,15 @@ from configs.schema import Config
 from pipeline.assemble import TrackSpans, assemble
 from pipeline.encode import publish
 from pipeline.errors import ConversionError, InputError
-from pipeline.hdr10 import MasteringDisplay
+from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
 from pipeline.light import LightLevels
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work
 from pipeline.sidecars import write_sidecars
-from pipeline.span_job import run_span
+from pipeline.span_job import no_space_named, run_span
 from pipeline.streams import plan_copies
 from pipeline.verify import PROVENANCE_KEY, read_provenance, verify
-
-VERSION = "0.1.0"
+from pipeline.version import VERSION
 
 
 @dataclass
@@ -39,6 +37,7 @@ class FileReport:
     seconds: float = 0.0
     max_cll_nits: int | None = None
     max_fall_nits: int | None = None
+    restores_highlights: bool = False
     repeated_frames: int = 0
     redone_in_float32: int = 0
     streams: list[dict[str, Any]] = field(default_factory=list)
@@ -54,13 +53,20 @@ class FileReport:
 class Conversion:
     """A conversion under way: which spans are done, which are pending, and the way to the published file."""
 
-    def __init__(self, prepared: Prepared, lock: WorkLock, done: dict[tuple[int, int], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        lock: WorkLock,
+        done: dict[tuple[int, int], dict[str, Any]],
+        source_stamp: tuple[int, int],
+    ) -> None:
         self.prepared = prepared
         self.plan = prepared.plan
         self.workdir = prepared.workdir
         self.lines = dict(done)
         self.reused = len(done)
         self._lock = lock
+        self._source_stamp = source_stamp
         self._ledger = Ledger(self.workdir)
         self._started = time.monotonic()
 
@@ -76,18 +82,38 @@ class Conversion:
         return sum(line["frames"] for line in self.lines.values())
 
     def span_done(self, line: dict[str, Any]) -> None:
-        """Note a finished span in the ledger."""
-        self._ledger.append(line)
+        """Note a finished span in the ledger. Raises ConversionError when the disk is full."""
+        with no_space_named(self.workdir):
+            self._ledger.append(line)
         self.lines[line["track"], line["span"]] = line
 
     def finish(self, *, keep_work: bool = False) -> FileReport:
         """Join the spans, verify the cheap part, publish, and remove the work folder.
 
-        Raises ConversionError, and publishes nothing, when the joined file fails a check.
+        Raises ConversionError, and publishes nothing, when the joined file fails a check, the source is no longer what was
+        planned, or the disk is full.
         """
+        with no_space_named(self.workdir):
+            result = self._join()
+        if keep_work:
+            self.close()
+            return result
+        try:
+            self._lock.remove_folder()
+        except OSError as error:
+            result.warnings.append(f"{self.workdir}: cannot be removed ({error.strerror}); nothing in it is needed.")
+        return result
+
+    def close(self) -> None:
+        """Let go of the work folder; what is done stays."""
+        self._lock.release()
+
+    def _join(self) -> FileReport:
+        """Join, verify and publish."""
+        self._check_source()
         prepared, plan = self.prepared, self.plan
         levels = self._levels()
-        max_cll, max_fall = round(levels.max_cll_nits), round(levels.max_fall_nits)
+        light = ContentLight.from_levels(levels)
         partial = self.workdir / f"final.{plan.container}"
         converted = {track.stream_index for track in plan.tracks}
         copies = plan_copies(prepared.source, plan.container, converted)
@@ -99,7 +125,7 @@ class Conversion:
             container=plan.container,
             codec=plan.encoder.codec,
             mastering=MasteringDisplay(peak_nits=plan.out.peak_nits) if plan.out.transfer == "pq" else None,
-            light=(max_cll, max_fall) if plan.out.transfer == "pq" else None,
+            light=(light.max_cll_nits, light.max_fall_nits) if plan.out.transfer == "pq" else None,
             provenance_key=PROVENANCE_KEY,
             provenance=self._provenance(levels),
         )
@@ -116,6 +142,7 @@ class Conversion:
             raise ConversionError(
                 f"{prepared.output}: the joined file failed its checks and is not published ({failed})."
             )
+        self._check_source()
         write_sidecars(prepared.source, copies, prepared.output, joined.shift_seconds)
         publish(partial, prepared.output)
         repeated = sum(len(line["repeated"]) for line in self.lines.values())
@@ -129,7 +156,7 @@ class Conversion:
             warnings.append(f"the decoder gave {strangers} frames that no packet announces; they are left out.")
         if redone:
             warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
-        result = FileReport(
+        return FileReport(
             source=str(prepared.source),
             output=str(prepared.output),
             status="done",
@@ -137,21 +164,23 @@ class Conversion:
             spans_done=len(self.lines) - self.reused,
             spans_reused=self.reused,
             seconds=round(time.monotonic() - self._started, 2),
-            max_cll_nits=max_cll,
-            max_fall_nits=max_fall,
+            max_cll_nits=light.max_cll_nits,
+            max_fall_nits=light.max_fall_nits,
+            restores_highlights=plan.model_restores_highlights,
             repeated_frames=repeated,
             redone_in_float32=redone,
             streams=[dataclasses.asdict(copy) for copy in copies],
             warnings=warnings,
         )
-        self.close()
-        if not keep_work:
-            shutil.rmtree(self.workdir)
-        return result
 
-    def close(self) -> None:
-        """Let go of the work folder; what is done stays."""
-        self._lock.release()
+    def _check_source(self) -> None:
+        """Raise ConversionError when the source was written to since it was planned: what is copied must be of what was read."""
+        source = self.prepared.source
+        if _stamp(source) != self._source_stamp:
+            raise ConversionError(
+                f"{source}: the file changed while it was converted; nothing is published. Run the same command again once it is "
+                "complete: spans that are still the same are reused."
+            )
 
     def _levels(self) -> LightLevels:
         levels = LightLevels(0.0, 0.0, 0.0, 0)
@@ -171,7 +200,7 @@ class Conversion:
 
     def _provenance(self, levels: LightLevels) -> dict[str, Any]:
         """What `verify` reads: which source, settings and checkpoint, where spans start, and the light as it was measured."""
-        plan = self.plan
+        plan, light = self.plan, ContentLight.from_levels(levels)
         tracks = []
         for number, track in enumerate(plan.tracks):
             facts = {
@@ -192,11 +221,20 @@ class Conversion:
             "transfer": plan.out.transfer,
             "white_nits": plan.out.white_nits,
             "peak_nits": plan.out.peak_nits,
-            "max_cll": round(levels.max_cll_nits),
-            "max_fall": round(levels.max_fall_nits),
+            "max_cll": light.max_cll_nits,
+            "max_fall": light.max_fall_nits,
             "p9999_nits": round(levels.p9999_nits, 2),
             "tracks": tracks,
         }
+
+
+def _stamp(source: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns. Raises InputError when the file is gone."""
+    try:
+        facts = source.stat()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}).") from error
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _identity_of(output: Path) -> str | None:
@@ -213,18 +251,21 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
     Raises InputError when the source cannot be converted, or another file stands where the output would.
     """
     check_output(source, output)
+    stamp = _stamp(source)
     prepared = make_plan(source, output, config)
     if output.exists():
         if _identity_of(output) == prepared.plan.identity():
-            shutil.rmtree(prepared.workdir, ignore_errors=True)
+            if prepared.workdir.exists():  # an earlier run was stopped just after it had published
+                WorkLock(prepared.workdir).remove_folder()
             return FileReport(str(source), str(output), "already done", frames=prepared.plan.frames)
         if not overwrite:
             raise InputError(
                 f"{output}: there is a file already, made from another source or with other settings; --overwrite replaces it."
             )
     check_space(prepared)
-    lock, done = open_work(prepared)
-    return Conversion(prepared, lock, done)
+    with no_space_named(prepared.workdir):
+        lock, done = open_work(prepared)
+    return Conversion(prepared, lock, done, stamp)
 
 
 def convert(

@@ -47,6 +47,7 @@ BT2020_PRIMARIES, BT2020_NCL, LIMITED_RANGE = 9, 9, 1
 KEYFRAME_SECONDS = 2
 LUMA_TOLERANCE_CODES = 8.0
 X265_MIN_WIDTH = 64
+X265_REORDER_FRAMES = 2
 SVT_LOG_ERRORS_ONLY = "1"
 
 
@@ -217,7 +218,11 @@ class SpanEncoder:
         return av.VideoFrame.from_dlpack((luma, chroma), format="p010le", **size)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
+        # With no more frames than it reorders, x265 never learns its delay and gives random decode times (4.2, Lookahead).
+        too_short = frame is None and self.packets == 0 and self.frames <= X265_REORDER_FRAMES
         for packet in self._stream.encode(frame):
+            if too_short:
+                packet.dts = packet.pts
             packet.duration = self._durations.pop(packet.pts)
             self._file.mux(packet)
             self.packets += 1

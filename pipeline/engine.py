@@ -53,6 +53,9 @@ class Engine:
         device: str,
     ) -> None:
         self.device = torch.device(device)
+        if self.device.type == "cuda":  # float32 means float32, and the same bytes each time
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.layout, self.color, self.out = layout, color, out
         makers = {
             "reconstruct": lambda: Reconstruct(model, precision, tile),

@@ -6,13 +6,15 @@ source, setting or checkpoint never meets an old span.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.errors import InputError
 
@@ -55,20 +57,17 @@ class Ledger:
 
 
 class WorkLock:
-    """Only one driver at a time works on an output. The lock dies with its owner, however that ends (flock)."""
+    """Only one driver at a time works on an output. The lock dies with its owner, however that ends (flock).
+
+    Makes the work folder when it is not there. Raises InputError while another driver holds it.
+    """
 
     def __init__(self, workdir: Path) -> None:
+        self._workdir = workdir
         self._path = workdir / LOCK_NAME
-        self._file = self._path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown"
-            self._file.close()
-            raise InputError(
-                f"{workdir}: another Sunvisor is working on this output ({owner}); wait for it or stop it."
-            ) from error
+        while (file := self._locked()) is None:
+            pass  # the owner before us has just removed its folder
+        self._file = file
         self._file.truncate(0)
         self._file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         self._file.flush()
@@ -77,6 +76,46 @@ class WorkLock:
         """Give the lock back."""
         if not self._file.closed:
             self._file.close()
+
+    def remove_folder(self) -> None:
+        """Remove the work folder and give the lock back. The lock goes last, so that nobody works in a folder that vanishes."""
+        for path in self._workdir.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._path:
+                path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+        self.release()
+        with contextlib.suppress(OSError):  # the next driver is in there already
+            self._workdir.rmdir()
+
+    def _locked(self) -> TextIO | None:
+        """The lock file, locked; None when it, or its folder, was removed under our hands."""
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            file = self._path.open("a+")
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise InputError(
+                f"{self._workdir}: another Sunvisor is working on this output ({owner}); wait for it or stop it."
+            ) from error
+        if self._is_current(file):
+            return file
+        file.close()
+        return None
+
+    def _is_current(self, file: TextIO) -> bool:
+        """True when the path still names the file that is open."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> WorkLock:
         return self

@@ -35,10 +35,7 @@ def read_packets(
             continue
         if number >= end:
             return
-        same = packet.size == index.size[number]
-        if number == first:
-            same = same and _digest(packet) == index.digest[number].tobytes()
-        if not same:
+        if packet.size != index.size[number] or _digest(packet) != index.digest[number].tobytes():
             raise ConversionError(
                 f"{path}: packet {number} is not the one that was indexed; the file has changed: run again."
             )

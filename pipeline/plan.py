@@ -20,6 +20,7 @@ from pipeline.decode import packets_needed
 from pipeline.encode import EncoderChoice
 from pipeline.index import VideoIndex, packets_for
 from pipeline.span import Span
+from pipeline.version import software
 
 PLAN_VERSION = 1
 LONG_GROUP_SECONDS = 60.0
@@ -114,7 +115,14 @@ def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
     state = hashlib.blake2b(digest_size=16)
     state.update(index.digest[first:end].tobytes())
     state.update(index.pts[first:end].tobytes())
-    facts: list[Any] = [plan.version, plan.settings_hash, plan.model_sha256, plan.numerics_class, str(plan.encoder)]
+    facts: list[Any] = [
+        plan.version,
+        software(),
+        plan.settings_hash,
+        plan.model_sha256,
+        plan.numerics_class,
+        str(plan.encoder),
+    ]
     facts += [
         dataclasses.asdict(span),
         track.stream_index,

@@ -96,7 +96,7 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         f"{facts['transfer'].upper()}, SDR white at {facts['white_nits']:g} nits, peak {facts['peak_nits']:g} nits",
     )
     table.add_row("encoder", f"{facts['encoder_settings']}: {facts['encoder_reason']}")
-    table.add_row("disk", f"about {facts['disk_need_bytes'] / 1e6:.0f} MB at most while working")
+    table.add_row("disk", f"about {facts['disk_need_bytes'] / 1e6:.0f} MB while working, by estimate")
     for warning in facts["warnings"]:
         table.add_row("note", warning)
     console.print(table, markup=False, highlight=False)

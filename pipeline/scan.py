@@ -15,7 +15,7 @@ from av.container import InputContainer
 from pipeline.errors import InputError
 from pipeline.index import NO_PTS, VideoIndex, frame_durations
 from pipeline.keyframes import is_clean_start
-from pipeline.source import RAW_CONTAINERS, decoder_options, open_source
+from pipeline.source import RAW_CONTAINERS, decoder_options, open_source, segment_is_cut
 
 TRIAL_FRAMES = 24
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -24,6 +24,8 @@ PROGRESSIVE = (0, 1)
 HIDES_FRAMES = frozenset({"vp8", "vp9", "av1"})
 SAME_AGAIN_BYTES = 16
 MAX_DELAY = 32
+CUT_SECONDS = 0.02
+"""Less than this, missing from a file that ends before its time, is the rounding of its clock and not a lost frame."""
 PARTS_MISSING = "; add --salvage to convert the readable part"
 
 
@@ -39,6 +41,7 @@ class _Packets:
     digest: list[bytes] = field(default_factory=list)
     duration: list[int] = field(default_factory=list)
     end_seconds: float = 0.0
+    seen_seconds: float = 0.0
     error: str | None = None
 
     def drop_last(self) -> None:
@@ -132,6 +135,8 @@ def _read(container: InputContainer, stream: av.VideoStream) -> tuple[_Packets, 
             if packet.pts is not None and packet.time_base:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 packets.end_seconds = max(packets.end_seconds, end)
+                if packet.stream.type in {"video", "audio"}:
+                    packets.seen_seconds = max(packets.seen_seconds, end)
             if packet.stream_index != stream.index:
                 continue
             data = memoryview(packet)
@@ -149,7 +154,10 @@ def _read(container: InputContainer, stream: av.VideoStream) -> tuple[_Packets, 
         if partial:
             packets.drop_last()
         total = declared[stream.index]
-        return packets, f"and {total - len(packets.pts)} of its {total} video packets are missing"
+        missing = total - len(packets.pts)
+        if not missing:
+            return packets, f"and {sum(beyond.values())} packets of its other streams lie beyond its end"
+        return packets, f"and {missing} of its {total} video packets are missing"
     if packets.error:
         return packets, f"then reading stops ({packets.error})"
     loss = _shortfall(container, packets, partial)
@@ -165,10 +173,10 @@ def _shortfall(container: InputContainer, packets: _Packets, partial: bool) -> s
     if container.format.name not in {"matroska,webm", "avi"} or not container.duration:
         return None
     claimed = container.duration / av.time_base
-    missing = (
-        claimed - packets.end_seconds
-    )  # Matroska's duration counts from 0 for some writers, from the first frame for others
-    if missing > max(0.5, 0.02 * claimed) or (partial and missing > 0):
+    # Matroska's duration counts from 0 for some writers, from the first frame for others: alone it proves only large losses.
+    cut = container.format.name != "avi" and segment_is_cut(Path(container.name.removeprefix("file:")))
+    missing = claimed - (packets.seen_seconds if cut else packets.end_seconds)
+    if missing > max(0.5, 0.02 * claimed) or (partial and missing > 0) or (cut and missing > CUT_SECONDS):
         return f"and {missing:.3f} s of the {claimed:.3f} s that its header claims are missing"
     return None
 

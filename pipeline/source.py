@@ -34,6 +34,8 @@ RAW_CONTAINERS = frozenset({"h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu"})
 
 PLAYLISTS = frozenset({"hls", "dash", "concat", "sdp", "rtsp", "imf", "webm_dash_manifest"})
 
+SEGMENT_ID = b"\x18\x53\x80\x67"
+
 MAX_SIDE = 16384
 """Largest width and height accepted, in pixels (the limit of H.265 level 7.2 and AV1 level 7 encoders)."""
 
@@ -123,3 +125,22 @@ def _top_boxes(path: Path) -> list[str]:
                 names.append("cut:" + head[4:8].decode("latin-1"))
             at += length
     return names
+
+
+def segment_is_cut(path: Path) -> bool:
+    """Does a Matroska file end before its Segment does (RFC 8794 clause 6, RFC 9559 clause 5.1)? False where its size is not said."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at = 0
+    while at + 12 <= len(head):
+        id_bytes = 9 - head[at].bit_length()
+        size_at = at + id_bytes
+        size_bytes = 9 - head[size_at].bit_length()
+        if id_bytes > 4 or size_bytes > 8 or size_at + size_bytes > len(head):
+            return False
+        size = int.from_bytes(head[size_at : size_at + size_bytes], "big") & ((1 << 7 * size_bytes) - 1)
+        known = size != (1 << 7 * size_bytes) - 1
+        if head[at:size_at] == SEGMENT_ID:
+            return known and size_at + size_bytes + size > path.stat().st_size
+        at = size_at + size_bytes + size
+    return False

@@ -78,7 +78,7 @@ def run_span(
     engine = engine_for(plan, track)
     started = time.monotonic()
     try:
-        with _no_space_named(folder):
+        with no_space_named(folder):
             work = _SpanWork(plan, job, piece, index, engine, threads, on_frames, should_stop)
             work.run(partial)
             check_span(partial, work.relative_pts, work.mean_luma, threads=threads)
@@ -274,7 +274,7 @@ class _SpanWork:
 
 
 @contextlib.contextmanager
-def _no_space_named(folder: Path) -> Iterator[None]:
+def no_space_named(folder: Path) -> Iterator[None]:
     """A full disk is told as such, with the folder's name."""
     try:
         yield

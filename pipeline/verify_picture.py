@@ -224,7 +224,8 @@ def light_check(
 
 
 def _near(measured: float, tag: float, tolerance: float) -> bool:
-    return abs(measured - tag) <= tolerance * tag + ROUNDING_NITS
+    """Below one nit nothing is told apart: a tag cannot say less, as 0 would mean "unknown"."""
+    return abs(max(measured, 1.0) - max(tag, 1.0)) <= tolerance * tag + ROUNDING_NITS
 
 
 def _percent(measured: float, tag: float) -> str:

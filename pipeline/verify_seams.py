@@ -26,6 +26,9 @@ FLOOR_NITS = 0.02
 DARKEST, BRIGHTEST = 0.05**2.4, 0.90**2.4
 """Light (SDR white = 1) of the well-exposed: codes of 5 to 90 %. There the conversion keeps the light that the source had."""
 
+OUTSIDE = 1e-3
+"""How far below 0 (SDR white = 1) a colour of BT.2020 may lie and still count as one that the output can show."""
+
 CUT_STOPS = 0.1
 FEWEST_BLOCKS = 8
 
@@ -37,13 +40,15 @@ CHROMA_SPACING = {"420": (2, 2), "422": (1, 2), "440": (2, 1), "411": (1, 4), "4
 
 @dataclass(frozen=True)
 class Brightness:
-    """A picture made small: mean luminance, and the largest of R, G, B, of every block, (h, w) float32.
+    """A picture made small: mean luminance, and the largest and least of R, G, B, of every block, (h, w) float32.
 
-    Light of an SDR picture is relative (white = 1), of an HDR picture in nits.
+    Light of an SDR picture is relative (white = 1), of an HDR picture in nits. least is taken in BT.2020 primaries: below 0 the
+    colour is outside what the output can show (damaged packets make such colours), and gets another luminance there.
     """
 
     mean: Tensor
     top: Tensor
+    least: Tensor
 
 
 def _thin(planes: Sequence[Tensor], chroma: str) -> list[Tensor]:
@@ -58,14 +63,18 @@ def _thin(planes: Sequence[Tensor], chroma: str) -> list[Tensor]:
     return [plane.contiguous() for plane in thin]
 
 
-def _blocks(light: Tensor, weights: tuple[float, float, float]) -> Brightness:
-    """(1, 3, h, w) light -> blocks. The mean is taken of light, so that the coding of grain does not shift it."""
+def _blocks(light: Tensor, weights: tuple[float, float, float], primaries: str) -> Brightness:
+    """(1, 3, h, w) light of these primaries -> blocks. The mean is taken of light, so that the coding of grain does not shift it."""
     size = max(1, light.shape[-1] // BLOCKS_ACROSS)
     luminance = (light * torch.tensor(weights).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).clamp(min=0)
     top = light.amax(dim=1, keepdim=True)
+    wide = torch.tensor(color.primaries_matrix(primaries, "bt2020"), dtype=light.dtype)
+    below = -torch.einsum("ij,njhw->nihw", wide, light).amin(dim=1, keepdim=True)
     pool = torch.nn.functional
     return Brightness(
-        pool.avg_pool2d(luminance, size, ceil_mode=True)[0, 0], pool.max_pool2d(top, size, ceil_mode=True)[0, 0]
+        mean=pool.avg_pool2d(luminance, size, ceil_mode=True)[0, 0],
+        top=pool.max_pool2d(top, size, ceil_mode=True)[0, 0],
+        least=-pool.max_pool2d(below, size, ceil_mode=True)[0, 0],
     )
 
 
@@ -73,14 +82,14 @@ def brightness_of_sdr(planes: Sequence[Tensor], layout: PixelLayout, spec: Color
     """planes: (1, h, w) uint8 or uint16 each, as `color.unpack` takes them."""
     thin = _thin(planes, layout.chroma)
     sampled = layout if layout.chroma == "gray" else PixelLayout("444", layout.bit_depth)
-    return _blocks(color.unpack(tuple(thin), sampled, spec), BT709_LUMA)
+    return _blocks(color.unpack(tuple(thin), sampled, spec), BT709_LUMA, "bt709")
 
 
 def brightness_of_hdr(y: Tensor, u: Tensor, v: Tensor, transfer: str) -> Brightness:
     """y, u, v: (1, h, w) uint16 each, as `color.unpack_hdr` takes them. Top-left chroma lies on the sampled pixels themselves."""
     luma, blue, red = _thin((y, u, v), "420")
     doubled = luma.view(torch.int16).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).view(torch.uint16)
-    return _blocks(color.unpack_hdr(doubled, blue, red, transfer)[:, :, ::2, ::2], BT2020_LUMA)
+    return _blocks(color.unpack_hdr(doubled, blue, red, transfer)[:, :, ::2, ::2], BT2020_LUMA, "bt2020")
 
 
 def frames_around(borders: Sequence[int], total: int) -> list[tuple[int, int]]:
@@ -213,4 +222,4 @@ def _gain_step(
 
 
 def _exposed(picture: Brightness) -> Tensor:
-    return (picture.mean > DARKEST) & (picture.top < BRIGHTEST)
+    return (picture.mean > DARKEST) & (picture.top < BRIGHTEST) & (picture.least > -OUTSIDE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from configs.schema import Config, load_config
@@ -168,3 +170,21 @@ def test_an_output_that_fails_its_checks_is_not_published(
     with pytest.raises(conversions.ConversionError, match="failed its checks and is not published"):
         convert(clip, output, settings())
     assert not output.exists()
+
+
+def test_a_night_drive_whose_light_rounds_to_nothing(tmp_path: Path) -> None:
+    """Black frames: MaxFALL is below half a nit, and 0 would mean "unknown"."""
+    clip = tmp_path / "night.mp4"
+    with av.open(str(clip), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height = 64, 48
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((72, 64), 16 if number % 2 else 17, np.uint8), format="yuv420p")
+            for plane in frame.planes[1:]:
+                plane.update(bytes([128]) * plane.buffer_size)
+            frame.pts = number
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    report = convert(clip, tmp_path / "hdr.mp4", settings())
+    assert (report.status, report.max_fall_nits) == ("done", 1)
+    assert verify(clip, tmp_path / "hdr.mp4", full=True).ok

@@ -153,7 +153,11 @@ def _as_hdr10(source: Path, output: Path) -> SimpleNamespace:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(packed, format="yuv420p10le")))
         container.mux(stream.encode())
     return SimpleNamespace(
-        frames=count, max_cll_nits=203, max_fall_nits=90, warnings=["checkpoint 'neutral' is not trained"]
+        frames=count,
+        max_cll_nits=203,
+        max_fall_nits=90,
+        restores_highlights=False,
+        warnings=["checkpoint 'neutral' is not trained"],
     )
 
 

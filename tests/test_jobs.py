@@ -70,3 +70,19 @@ def test_what_cannot_be_is_told(card: Path, tmp_path: Path) -> None:
         find_jobs([str(card)], target)
     with pytest.raises(InputError, match="two inputs of the same name"):
         find_jobs([str(card / "a.mp4"), str(card / "a.mp4")], tmp_path / "out")
+
+
+def test_a_glob_over_folders_is_mirrored_from_its_first_wildcard(tmp_path: Path) -> None:
+    for name in ("trip1", "trip2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "DASH1.mp4").write_bytes(b"x")
+    jobs, _ = find_jobs([str(tmp_path / "trip*" / "*.mp4")], tmp_path / "out")
+    assert [job.output.relative_to(tmp_path / "out").as_posix() for job in jobs] == [
+        "trip1/DASH1.mp4",
+        "trip2/DASH1.mp4",
+    ]
+
+
+def test_an_output_of_unknown_kind_is_refused(card: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must end in one of \.mp4"):
+        find_jobs([str(card / "a.mp4")], tmp_path / "out.avi")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def find_jobs(inputs: list[str], output: Path, container: str = "auto") -> tuple
             files = [match for match in matches if match.is_file()]
             if not files:
                 raise InputError(f"{word}: no such file or folder, and no file matches it as a glob.")
-            found += [(file, file.parent) for file in files]
+            found += [(file, _fixed_part(word)) for file in files]
     if not found:
         raise InputError(
             f"{', '.join(inputs)}: no video file there; by name these count: {' '.join(sorted(VIDEO_SUFFIXES))}."
@@ -80,6 +81,8 @@ def find_jobs(inputs: list[str], output: Path, container: str = "auto") -> tuple
     )
     if as_file:
         return [Job(found[0][0], output)], skipped
+    if len(inputs) == 1 and Path(inputs[0]).is_file() and not output.is_dir() and output.suffix:
+        raise InputError(f"{output}: the output's name must end in one of {', '.join(CONTAINERS)}, or name a folder.")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: several inputs need a folder for --output, this is a file.")
     suffix = ".mp4" if container == "auto" else f".{container}"
@@ -94,16 +97,27 @@ def _is_ours(file: Path, root: Path, output: Path) -> bool:
     return output.resolve() != root.resolve() and file.resolve().is_relative_to(output.resolve())
 
 
+def _fixed_part(pattern: str) -> Path:
+    """The folder before the first wildcard of a glob; what lies below it is mirrored."""
+    fixed = []
+    for part in Path(pattern).parts[:-1]:
+        if any(sign in part for sign in "*?["):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
 def _into_folder(found: list[tuple[Path, Path]], output: Path, suffix: str) -> list[Job]:
-    """Mirror each file below its root into `output`. Two sources of one name keep their old endings (a.avi.mp4)."""
+    """Mirror each file below its root into `output`. Where two sources would share a name, those that are no mp4 keep their endings (a.avi.mp4)."""
     targets = [output / file.relative_to(root).with_suffix(suffix) for file, root in found]
+    claims = Counter(targets)
     jobs = []
     for (file, root), target in zip(found, targets, strict=True):
-        if targets.count(target) > 1:
+        if claims[target] > 1 and file.suffix.lower() != suffix:
             target = output / file.relative_to(root).with_name(file.name + suffix)
         jobs.append(Job(file, target))
-    outputs = [job.output for job in jobs]
-    twice = sorted({str(path) for path in outputs if outputs.count(path) > 1})
+    claims = Counter(job.output for job in jobs)
+    twice = sorted(str(path) for path, count in claims.items() if count > 1)
     if twice:
         raise InputError(
             f"{twice[0]}: two inputs of the same name would be written here; convert them into different folders."

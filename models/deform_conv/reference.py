@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import Tensor
 
 FAR_OUTSIDE_PX = 1e8
@@ -27,12 +26,14 @@ def forward(
     Its CPU kernel reads outside the map, and crashes, at a NaN offset (0.29.2; tested). So such a sample is sent outside
     the map, where it is zero, and its mask made NaN: the outputs that use it come out NaN.
     """
+    from torchvision.ops import deform_conv2d  # here, so that a machine without torchvision can use the other backend
+
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     lost = offset.isnan().unflatten(1, (-1, 2)).any(dim=2)
     offset = offset.nan_to_num(nan=FAR_OUTSIDE_PX, posinf=FAR_OUTSIDE_PX, neginf=-FAR_OUTSIDE_PX)
     mask = torch.ones_like(lost, dtype=dtype) if mask is None else mask
     mask = mask.masked_fill(lost, torch.nan)
-    out = torchvision.ops.deform_conv2d(
+    out = deform_conv2d(
         x.to(dtype),
         offset.to(dtype),
         weight.to(dtype),

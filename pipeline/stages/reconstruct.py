@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from models.model import Model
 from pipeline.color import coded_signal
 
+RAMP_PX = 32
+"""Width of the blend between two tiles, where the overlap has room for it."""
+
 
 class Reconstruct(nn.Module):
     """Working-space frames (N,3,H,W) float32 in and out; SDR white = 1.0; highlights in the result rise above it.
@@ -54,24 +57,26 @@ class Reconstruct(nn.Module):
 
 
 def tile_overlap(tile: int, halo_px: int) -> int:
-    """Pixels that neighbouring tiles share: twice the halo, so that the blend lies where both are right, at most half a tile."""
-    return min(2 * halo_px, tile // 2) // 4 * 4
+    """Pixels that neighbouring tiles share: a halo each, and between them the ramp, where both are right; at most half a tile
+    (small tiles get a narrower ramp, and a smaller margin than the halo)."""
+    return min(2 * halo_px + RAMP_PX, tile // 2) // 4 * 4
 
 
 def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor:
-    """Apply `restore` to overlapping tiles of (N,3,H,W) and blend them linearly over the middle of each overlap.
+    """Apply `restore` to overlapping tiles of (N,3,H,W) and blend them linearly in the middle of each overlap.
 
     Tile corners lie on multiples of four, so that the network's strides fall as they do on the whole frame.
     """
     height, width = coded.shape[-2:]
     overlap = tile_overlap(tile, halo_px)
+    ramp = min(overlap, RAMP_PX, max(4, overlap - 2 * halo_px))
     result = torch.zeros_like(coded)
     weight = coded.new_zeros(1, 1, height, width)
     for top, bottom in _spread(height, tile, overlap):
         for left, right in _spread(width, tile, overlap):
             part = restore(coded[..., top:bottom, left:right])  # type: ignore[operator]
-            rows = _ramp(top, bottom, height, overlap, coded)
-            columns = _ramp(left, right, width, overlap, coded)
+            rows = _ramp(top, bottom, height, overlap, ramp, coded)
+            columns = _ramp(left, right, width, overlap, ramp, coded)
             window = rows[:, None] * columns[None, :]
             result[..., top:bottom, left:right] += part * window
             weight[..., top:bottom, left:right] += window
@@ -102,17 +107,15 @@ def _spread(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
         start = (end - overlap) // 4 * 4
 
 
-def _ramp(start: int, end: int, length: int, overlap: int, like: Tensor) -> Tensor:
-    """Weights of one tile along one side: 1 inside, falling linearly over the inner half of an overlap, never quite 0."""
+def _ramp(start: int, end: int, length: int, overlap: int, ramp: int, like: Tensor) -> Tensor:
+    """Weights of one tile along one side: 1 inside, a linear ramp in the middle of each overlap, 0 beyond it."""
     weights = torch.ones(end - start, dtype=like.dtype, device=like.device)
-    quarter, half = overlap // 4, overlap // 2
-    if half == 0:
-        return weights
-    rise = (torch.arange(half, dtype=like.dtype, device=like.device) + 0.5) / half
+    margin = (overlap - ramp) // 2
+    rise = (torch.arange(ramp, dtype=like.dtype, device=like.device) + 0.5) / max(ramp, 1)
     if start > 0:
-        weights[:quarter] = 0
-        weights[quarter : quarter + half] = rise
+        weights[:margin] = 0
+        weights[margin : margin + ramp] = rise
     if end < length:
-        weights[len(weights) - quarter :] = 0
-        weights[len(weights) - quarter - half : len(weights) - quarter] = rise.flip(0)
+        weights[len(weights) - margin :] = 0
+        weights[len(weights) - margin - ramp : len(weights) - margin] = rise.flip(0)
     return weights
