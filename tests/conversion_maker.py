@@ -114,7 +114,14 @@ def _track(
     index = build_index(source, stream.index)
     spec, reasons = read_color(stream)
     total, ticks, den = len(index.frame_pts), index.time_base.numerator, index.time_base.denominator
-    asked = SimpleNamespace(transfer=transfer, codec=codec, encoder="auto", crf=crf, preset=None, container="auto")
+    asked = SimpleNamespace(
+        transfer=transfer,
+        codec=codec,
+        encoder="auto",
+        crf=crf,
+        preset="ultrafast" if codec == "hevc" else None,
+        container="auto",
+    )
     choice = resolve_encoder(asked, "cpu")
     out = OutputSpec(transfer, 203.0, 1000.0)
     spans, files, levels = [], [], []
