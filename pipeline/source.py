@@ -127,6 +127,24 @@ def _top_boxes(path: Path) -> list[str]:
     return names
 
 
+def ends_too_early(path: Path) -> bool:
+    """Does an mp4, mov or Matroska file end within its last box or Segment? False for other kinds. FFmpeg reads some of them."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[4:8] != b"ftyp":
+        return segment_is_cut(path)
+    at, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            at = at + length if length >= 8 else size
+    return at != size
+
+
 def segment_is_cut(path: Path) -> bool:
     """Does a Matroska file end before its Segment does (RFC 8794 clause 6, RFC 9559 clause 5.1)? False where its size is not said."""
     with path.open("rb") as file:

@@ -14,6 +14,7 @@ from av.stream import Discard
 
 from pipeline.bitstream_tags import nal_units
 from pipeline.errors import InputError
+from pipeline.source import ends_too_early
 
 MATROSKA_TICK = Fraction(1, 1000)
 EMPTY_SUBTITLE = b"\x00\x00"
@@ -27,7 +28,7 @@ class StreamPackets:
 
     digests: blake2b-128 of each payload without its framing: ADTS headers of AAC, start codes and parameter sets of H.264 and
         HEVC, which a muxer takes off when the stream enters mp4 or mkv
-    pts: presentation time in `time_base` ticks, None where the file has none
+    pts: presentation time in `time_base` ticks, None where the file has none; end_pts: where the last packet ends, at least 0
     """
 
     index: int
@@ -38,6 +39,7 @@ class StreamPackets:
     language: str | None
     digests: list[bytes] = field(default_factory=list)
     pts: list[int | None] = field(default_factory=list)
+    end_pts: int = 0
     payload_bytes: int = 0
     payload_digest: bytes = b""
     timecode: str | None = None
@@ -59,6 +61,10 @@ def open_video(path: Path, what: str) -> InputContainer:
     if not path.is_file():
         raise InputError(f"{path}: the {what} is not there; name an existing file.")
     try:
+        if what == "output" and ends_too_early(path):
+            raise InputError(
+                f"{path}: the output cannot be opened (it ends too early); it is cut short: make it again."
+            )
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise InputError(
@@ -87,6 +93,8 @@ def read_packets(path: Path, what: str, *, to_the_end: bool = True, skip: Collec
                     continue  # the gap between two texts, which mp4 writes as a sample and other containers do not
                 stream.digests.append(_digest(stream, payload))
                 stream.pts.append(packet.pts)
+                if packet.pts is not None:
+                    stream.end_pts = max(stream.end_pts, packet.pts + (packet.duration or 0))
                 stream.payload_bytes += len(payload)
                 whole[packet.stream_index].update(payload)
         except av.FFmpegError as error:
@@ -199,6 +207,11 @@ def find_copies(
 
 def _same_times(stream: StreamPackets, twin: StreamPackets, shift: Fraction, matroska: bool) -> CopyFound:
     tick = MATROSKA_TICK if matroska else twin.time_base
+    if not matroska and stream.end_pts * stream.time_base + shift <= 0:
+        # A cut file may end within its sound's priming, which is hidden: an mp4 or mov track of no length keeps no times.
+        return CopyFound(
+            stream, twin, True, f"{stream.name}: all {len(stream.pts)} packets are there, none to be heard."
+        )
     worst, at = Fraction(0), 0
     for packet in range(len(stream.pts)):
         ours, theirs = stream.seconds(packet), twin.seconds(packet)

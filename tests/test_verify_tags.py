@@ -184,7 +184,7 @@ def test_small_pictures_of_source_and_output_show_the_same_light() -> None:
 
 def shown(stops: float) -> Brightness:
     light = torch.full((6, 8), 0.2) * 2**stops
-    return Brightness(light, light.clone())
+    return Brightness(light, light.clone(), light.clone())
 
 
 @given(st.floats(-0.5, 0.5), st.floats(0, 0.2), st.integers(3, 12))
@@ -194,7 +194,7 @@ def test_a_step_is_measured_to_a_hundredth_of_a_stop(step: float, flicker: float
     output = {}
     for frame, picture in source.items():
         stops = flicker / 2 * (-1) ** frame + (step if frame >= border else 0)
-        output[frame] = Brightness(picture.mean * 203 * 2**stops, picture.top)
+        output[frame] = Brightness(picture.mean * 203 * 2**stops, picture.top, picture.least)
     check = seam_check([border], source, output, white_nits=203.0, rate=25.0)
     beyond = abs(step + flicker * (-1) ** border) - flicker
     if abs(beyond - 0.05) > 0.01:
