@@ -39,7 +39,7 @@ PRESETS = {
 CRF_RANGE = {"libx265": (0, 51), "libsvtav1": (1, 63), "hevc_nvenc": (1, 51), "av1_nvenc": (1, 63)}
 DEFAULTS = {
     "libx265": (10, "veryfast"),
-    "libsvtav1": (10, "9"),
+    "libsvtav1": (10, "6"),
     "hevc_nvenc": (17, "p5"),
     "av1_nvenc": (20, "p5"),
 }
