@@ -161,15 +161,15 @@ def test_small_and_awkward_sizes(tmp_path: Path, codec: str, size: tuple[int, in
 
 @pytest.mark.parametrize("codec", ["hevc", "av1"])
 def test_planes_come_back_nearly_as_they_went_in(tmp_path: Path, codec: str) -> None:
-    """40 dB of PSNR-Y on noise that no encoder can predict; chroma planes in their places."""
+    """40 dB of PSNR-Y on noise that no encoder can predict; chroma planes in their places, within a code of 8 bits (4 of 10)."""
     planes = frames(4, 128, 96)
     path = write(tmp_path / "span.mp4", choose(codec=codec), planes)
     with av.open(str(path)) as file:
         for (y, u, v), frame in zip(planes, file.decode(video=0), strict=True):
             got = [torch.from_dlpack(plane).float() for plane in frame.planes]
             assert float((got[0] - y.float()).square().mean()) < (1023 / 100) ** 2
-            assert float((got[1] - u.float()).abs().mean()) < 2
-            assert float((got[2] - v.float()).abs().mean()) < 2
+            assert float((got[1] - u.float()).abs().mean()) < 4
+            assert float((got[2] - v.float()).abs().mean()) < 4
 
 
 @pytest.mark.parametrize("codec", ["hevc", "av1"])
