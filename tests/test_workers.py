@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConversionError, InputError
+from tests.processes import descendants, stat_fields
 from workers.cluster import ROOT, Cluster, connect, runtime_env
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.interrupts import Interrupts, StopNow
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay, clock
-from workers.reaper import descendants, stat_fields
 from workers.span_worker import SpanError, SpanTask, describe_error, load_entry
 
 HERE = Path(__file__).resolve().parent

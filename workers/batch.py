@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,105 +73,107 @@ def run_batch(jobs: list[Job], config: Config, *, overwrite: bool = False) -> Ba
 
     The first Ctrl-C finishes the running spans, the second stops; what is finished is kept either way.
     """
-    began = time.monotonic()
-    device = engines.resolve_device(config.device)
-    with ProgressDisplay() as progress:
-        batch = _Batch(jobs, config, progress, overwrite)
+    sizes = {job: job.source.stat().st_size if job.source.is_file() else 0 for job in jobs}
+    with ProgressDisplay(source_bytes=list(sizes.values())) as progress:
+        batch = _Batch(jobs, config, progress, overwrite, sizes)
         try:
-            # Before Ray is started, so that a single bad file is told at once.
-            if not batch.open_next():
-                return _report(batch, began, workers=0, threads=0, exit_code=0)
-            gpus = torch.cuda.device_count() if device == "cuda" else 0
-            with connect(config.workers.address, slots=max(config.workers.count, gpus, 1), gpus=gpus) as cluster:
-                workers = _worker_count(config, cluster, device)
-                threads = config.workers.threads or max(1, (os.cpu_count() or 1) // workers)
-                pool = SpanPool(
-                    cluster,
-                    RUN_SPAN,
-                    NUMERICS_CLASS,
-                    workers=workers,
-                    threads=threads,
-                    gpus_per_worker=1 if device == "cuda" else 0,
-                    retries=config.workers.retries,
-                )
-                interrupts = Interrupts(lambda: batch.drain(pool), pool.abort)
-                with pool, interrupts, contextlib.suppress(KeyboardInterrupt):
-                    batch.run(pool, workers, lambda: interrupts.draining)
-                return _report(batch, began, workers, threads, interrupts.exit_code)
+            with batch.interrupts, contextlib.suppress(KeyboardInterrupt):
+                # Before Ray is started, so that a single bad file is told at once.
+                if batch.open_next():
+                    _run_on_ray(batch, config)
         finally:
             batch.close()
+        return batch.report()
 
 
-def _report(batch: _Batch, began: float, workers: int, threads: int, exit_code: int) -> BatchReport:
-    ready = batch.first_span or time.monotonic()
-    reports = batch.reports()
-    return BatchReport(
-        reports, workers, threads, ready - began, time.monotonic() - ready, exit_code or _exit_code(reports)
-    )
+def _run_on_ray(batch: _Batch, config: Config) -> None:
+    """Start or join Ray, and convert everything there."""
+    device = engines.resolve_device(config.device)
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    with connect(config.workers.address, slots=max(config.workers.count, gpus, 1), gpus=gpus) as cluster:
+        batch.interrupts.install()
+        batch.workers = _worker_count(config, cluster, device)
+        batch.threads = config.workers.threads or max(1, (os.cpu_count() or 1) // batch.workers)
+        with SpanPool(
+            cluster,
+            RUN_SPAN,
+            NUMERICS_CLASS,
+            workers=batch.workers,
+            threads=batch.threads,
+            gpus_per_worker=1 if device == "cuda" else 0,
+            retries=config.workers.retries,
+        ) as pool:
+            batch.run(pool)
 
 
 class _Batch:
     """Files on their way through the pool: prepared a little ahead of the workers, finished as their last span is done."""
 
-    def __init__(self, jobs: list[Job], config: Config, progress: ProgressDisplay, overwrite: bool) -> None:
+    def __init__(
+        self, jobs: list[Job], config: Config, progress: ProgressDisplay, overwrite: bool, sizes: dict[Job, int]
+    ) -> None:
+        self.interrupts = Interrupts(self._drain, self._abort, lambda: self._pool is not None)
+        self.workers = self.threads = 0
+        self._began = time.monotonic()
+        self._first_span: float | None = None
+        self._ended: float | None = None
         self._jobs = jobs
         self._todo = deque(jobs)
         self._config = config
         self._progress = progress
         self._overwrite = overwrite
+        self._sizes = sizes
+        self._pool: SpanPool | None = None
         self._opened: deque[tuple[Job, Conversion]] = deque()
         self._active: dict[str, tuple[Job, Conversion]] = {}
-        self._failed: dict[str, Failed] = {}
+        self._failed: dict[str, FileReport] = {}
         self._open_spans: dict[str, int] = {}
         self._reports: dict[Job, FileReport] = {}
-        self.first_span: float | None = None
 
     def open_next(self) -> bool:
-        """Plan the next file that can be converted and open its work folder; those before it get their reports."""
+        """Plan the next file that can be converted and open its work folder; those before it get their reports.
+
+        A file leaves the queue last, so that a Ctrl-C on the way leaves it there.
+        """
         while self._todo:
-            job = self._todo.popleft()
+            job = self._todo[0]
             try:
                 opened = conversions.start(job.source, job.output, self._config, overwrite=self._overwrite)
-            except SunvisorError as error:
-                self._reports[job] = _failure(job, error)
-                self._progress.message(f"{job.source.name}: {error}")
-                continue
             except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
-                self._reports[job] = _failure(job, _unforeseen(job, error, job.output.parent))
-                continue
+                opened = self._report_of(job, error, job.output.parent)
             if isinstance(opened, FileReport):
                 self._reports[job] = opened
-                self._progress.message(f"{job.source.name}: {opened.status}: {job.output}")
-                continue
-            self._opened.append((job, opened))
-            return True
+                note = opened.error or f"{opened.status}: {job.output}"
+                self._progress.skip_video(job.source.name, note, self._sizes[job])
+            else:
+                self._opened.append((job, opened))
+            self._todo.popleft()
+            if not isinstance(opened, FileReport):
+                return True
         return False
 
-    def run(self, pool: SpanPool, workers: int, draining: Callable[[], bool]) -> None:
+    def run(self, pool: SpanPool) -> None:
         """Until every file is done, has failed, or the user wants no more."""
-        while not draining():
-            self._feed(pool, workers)
+        self._pool = pool
+        while not self.interrupts.draining:
+            self._feed(pool)
             if not self._open_spans:
-                return
+                break
             for event in pool.events():
                 self._take(event)
-                if not draining():
-                    self._feed(pool, workers)
+                if not self.interrupts.draining:
+                    self._feed(pool)
         for event in pool.events():
             self._take(event)
-
-    def drain(self, pool: SpanPool) -> None:
-        """First Ctrl-C: begin nothing new."""
-        self._progress.message(f"finishing the {pool.running()} running spans; press Ctrl-C again to stop now")
-        pool.drain()
+        self._ended = time.monotonic()
 
     def close(self) -> None:
         """Let go of every work folder."""
         for _, conversion in [*self._active.values(), *self._opened]:
             conversion.close()
 
-    def reports(self) -> list[FileReport]:
-        """One report a file, in the order of the jobs; what has none yet was interrupted."""
+    def report(self) -> BatchReport:
+        """What became of the batch: one report a file, in the order of the jobs; what has none yet was interrupted."""
         for job, conversion in [*self._active.values(), *self._opened]:
             self._reports[job] = FileReport(
                 str(job.source),
@@ -185,24 +185,50 @@ class _Batch:
                 error="the same command goes on from here",
                 exit_code=130,
             )
-        for job in self._todo:
-            self._reports[job] = FileReport(
-                str(job.source), str(job.output), "interrupted", error="not begun", exit_code=130
-            )
-        return [self._reports[job] for job in self._jobs]
+        for job in self._jobs:
+            if job not in self._reports:
+                self._reports[job] = FileReport(
+                    str(job.source), str(job.output), "interrupted", error="not begun", exit_code=130
+                )
+        reports = [self._reports[job] for job in self._jobs]
+        ended = self._ended or time.monotonic()
+        ready = self._first_span or ended
+        stopped = any(report.status == "interrupted" for report in reports)
+        code = self.interrupts.exit_code if stopped else _exit_code(reports)
+        return BatchReport(reports, self.workers, self.threads, ready - self._began, ended - ready, code)
 
-    def _feed(self, pool: SpanPool, workers: int) -> None:
+    def _drain(self) -> None:
+        """First Ctrl-C: begin nothing new."""
+        if self._pool is not None:
+            self._progress.message(
+                f"finishing the {self._pool.running()} running spans; press Ctrl-C again to stop now"
+            )
+            self._pool.drain()
+
+    def _abort(self) -> None:
+        """Second Ctrl-C, or SIGTERM: stop."""
+        if self._pool is not None:
+            self._pool.abort()
+
+    def _feed(self, pool: SpanPool) -> None:
         """Open files until the workers have enough to do."""
-        while sum(self._open_spans.values()) < 2 * workers and (self._opened or self.open_next()):
-            self._submit(pool, *self._opened.popleft())
+        while sum(self._open_spans.values()) < 2 * self.workers and (self._opened or self.open_next()):
+            self._submit(pool, *self._opened[0])
+            self._opened.popleft()
 
     def _submit(self, pool: SpanPool, job: Job, conversion: Conversion) -> None:
         folder = str(conversion.workdir.resolve())
         self._active[folder] = (job, conversion)
         pending = conversion.pending
-        spans = len(pending) + conversion.reused
-        done = conversion.frames_done
-        self._progress.add_video(folder, job.source.name, conversion.plan.frames, spans, done, conversion.reused)
+        self._progress.add_video(
+            folder,
+            job.source.name,
+            conversion.plan.frames,
+            len(pending) + conversion.reused,
+            conversion.frames_done,
+            conversion.reused,
+            self._sizes[job],
+        )
         if not pending:
             self._finish(folder)
             return
@@ -213,16 +239,17 @@ class _Batch:
             pool.submit(SpanTask(key, folder, track, span, frames, conversion.plan.numerics_class))
 
     def _take(self, event: Event) -> None:
-        self.first_span = self.first_span or time.monotonic()
+        self._first_span = self._first_span or time.monotonic()
         folder = event.task.workdir
-        _, conversion = self._active[folder]
+        job, conversion = self._active[folder]
         self._progress.show(event)
         if isinstance(event, Done):
-            conversion.span_done(event.result)
+            try:
+                conversion.span_done(event.result)
+            except Exception as error:  # noqa: BLE001 - the ledger cannot be written: this file fails, the rest goes on
+                self._failed.setdefault(folder, self._report_of(job, error, conversion.workdir))
         elif isinstance(event, Failed):
-            log = conversion.workdir / f"failed_{event.task.track}_{event.task.span}.log"
-            log.write_text(event.log)
-            self._failed.setdefault(folder, event)
+            self._failed.setdefault(folder, self._given_up(job, event))
         else:
             return
         self._open_spans[folder] -= 1
@@ -230,24 +257,43 @@ class _Batch:
             del self._open_spans[folder]
             self._finish(folder)
 
+    def _given_up(self, job: Job, event: Failed) -> FileReport:
+        """The report of a file one span of which was given up; every attempt is told in a log."""
+        report = _failure(job, event.exception())
+        log = Path(event.task.workdir) / f"failed_{event.task.track}_{event.task.span}.log"
+        report.error = f"{report.error} ({event.attempts} attempts{self._write_log(log, event.log)})"
+        return report
+
     def _finish(self, folder: str) -> None:
         """All spans of a file have ended: join and publish it, or say why not."""
-        job, conversion = self._active.pop(folder)
+        job, conversion = self._active[folder]
         try:
-            if folder in self._failed:
-                failed = self._failed[folder]
-                report = _failure(job, failed.exception())
-                report.error = f"{report.error} ({failed.attempts} attempts; log in {conversion.workdir})"
-            else:
-                report = conversion.finish(keep_work=self._config.workers.keep_work)
-        except SunvisorError as error:
-            report = _failure(job, error)
+            report = self._failed.get(folder) or conversion.finish(keep_work=self._config.workers.keep_work)
         except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
-            report = _failure(job, _unforeseen(job, error, conversion.workdir))
+            report = self._report_of(job, error, conversion.workdir)
         finally:
             conversion.close()
         self._reports[job] = report
+        del self._active[folder]
         self._progress.finish_video(folder, report.error or f"{report.status}: {job.output}")
+
+    def _report_of(self, job: Job, error: Exception, folder: Path) -> FileReport:
+        """The report of a file that failed. An error that nobody named, a bug or a failing disk, gets a log with its traceback."""
+        if isinstance(error, SunvisorError):
+            return _failure(job, error)
+        log = folder / f"{job.output.name}.error.log"
+        told = self._write_log(log, "".join(traceback.format_exception(error)))
+        text = f"{job.source}: could not be converted ({type(error).__name__}: {error}{told})."
+        return _failure(job, ConversionError(text))
+
+    def _write_log(self, path: Path, text: str) -> str:
+        """Write a log and say where it is; where it cannot be written (a full disk), show it instead."""
+        try:
+            path.write_text(text)
+        except OSError:
+            self._progress.message(text)
+            return ""
+        return f"; log in {path}"
 
 
 def _worker_count(config: Config, cluster: Cluster, device: str) -> int:
@@ -257,15 +303,6 @@ def _worker_count(config: Config, cluster: Cluster, device: str) -> int:
     if device == "cuda" or cluster.gpus:
         return max(1, int(cluster.gpus))
     return 1 if cluster.local else max(1, int(cluster.cpus))
-
-
-def _unforeseen(job: Job, error: Exception, folder: Path) -> SunvisorError:
-    """An error that nobody named: a full disk, or a bug. Its traceback goes into a log."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ConversionError(f"{job.output}: no space left on the disk; free some and run the same command again.")
-    log = folder / f"{job.output.name}.error.log"
-    log.write_text("".join(traceback.format_exception(error)))
-    return ConversionError(f"{job.source}: could not be converted ({type(error).__name__}: {error}); details in {log}.")
 
 
 def _failure(job: Job, error: SunvisorError) -> FileReport:

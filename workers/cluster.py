@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConversionError, InputError
-from workers.reaper import reaper, watch
+from workers.reaper import reaper
 
 KNOCK_SECONDS = 10.0
 
@@ -129,10 +129,8 @@ def connect(address: str | None = None, *, slots: int = 1, gpus: int = 0) -> Ite
 @contextmanager
 def _started(slots: int, gpus: int, began: float) -> Iterator[Cluster]:
     """A Ray of our own, and the reaper in case that this process is killed."""
-    with _own_folder() as folder, reaper(folder) as pipe, _adjusted_ray(ray_of_our_own=True):
-        cluster = _start(slots, gpus, began, folder)
-        watch(pipe)
-        yield cluster
+    with _own_folder() as folder, reaper(folder), _adjusted_ray(ray_of_our_own=True):
+        yield _start(slots, gpus, began, folder)
 
 
 @contextmanager
@@ -184,6 +182,7 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     """Import Ray, have it read its settings anew (it caches them per process) and keep it off stdout; shut it down at the end."""
     import ray
     from ray._private import ray_constants
+    from ray._private import utils as ray_utils
     from ray._private import worker as ray_worker
     from ray._raylet import AuthenticationTokenLoader, Config
 
@@ -194,11 +193,14 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     AuthenticationTokenLoader.instance().reset_cache()
     # Ray prints its remarks on dead workers to stdout, log_to_driver or not. The pool reports them; stdout is for --json.
     speak, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda data, ignore_prefix: None
+    # ray.init() would take SIGTERM from whoever has it (workers.interrupts), and end the process without a report.
+    take_sigterm, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
         ray.shutdown()
         ray_worker.print_to_stdstream = speak
+        ray_utils.set_sigterm_handler = take_sigterm
 
 
 def _start(slots: int, gpus: int, began: float, folder: Path) -> Cluster:

@@ -24,13 +24,22 @@ class Interrupts:
 
     on_drain: called once, in a thread of its own, after the first SIGINT; may take locks and print
     on_abort: called once, in that thread, after the second SIGINT or a SIGTERM, while StopNow unwinds the main thread
+    is_working: asked by the first SIGINT, inside the signal handler; while it says False there is nothing to finish, and the first
+        SIGINT stops like a second
     exit_code: 0, then 130 after SIGINT or 143 after SIGTERM
-    A signal after that ends the process at once; Ray's processes share its fate. Enter it in the main thread, after
-    workers.cluster.connect(), because ray.init() installs a SIGTERM handler of its own.
+    A signal after that ends the process at once; Ray's processes share its fate. Enter it in the main thread, and call
+    install() again after workers.cluster.connect(): Ray's C++ puts a handler of its own on SIGTERM, which aborts the process.
     """
 
-    def __init__(self, on_drain: Callable[[], object], on_abort: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        on_drain: Callable[[], object],
+        on_abort: Callable[[], object],
+        is_working: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.exit_code = 0
+        self._pid = os.getpid()
+        self._is_working = is_working
         self._actions: dict[str, Callable[[], object]] = {"drain": on_drain, "abort": on_abort}
         # SimpleQueue.put may be called by a signal handler that interrupted another put; Lock and Queue may not.
         self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -46,9 +55,12 @@ class Interrupts:
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._act, name="interrupts", daemon=True)
         self._thread.start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        self._previous = self.install()
         return self
+
+    def install(self) -> dict[int, Any]:
+        """Make SIGINT and SIGTERM ours (again); returns the handlers that were there."""
+        return {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -61,9 +73,11 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """The handler: it only notes what is wanted, since it may have interrupted a thread that holds any lock."""
+        if os.getpid() != self._pid:
+            return  # a child between fork and exec: the signal went to the whole group, and is the parent's to act on
         if self._aborting:
             os._exit(self.exit_code)
-        if number == signal.SIGINT and self.exit_code == 0:
+        if number == signal.SIGINT and self.exit_code == 0 and self._is_working():
             self.exit_code = 130
             self._wanted.put("drain")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TextIO
@@ -27,6 +27,7 @@ class Tally:
     """Frames and spans of one video, or of the batch.
 
     reused: frames that an earlier run had done; they count as done and not in the rate
+    guessed: frames that files not yet looked at will likely have
     running: frames so far of each span that is being converted, by the span's key
     """
 
@@ -34,6 +35,7 @@ class Tally:
     frames: int
     spans: int
     reused: int = 0
+    guessed: int = 0
     done_frames: int = 0
     done_spans: int = 0
     running: dict[str, int] = field(default_factory=dict)
@@ -59,13 +61,15 @@ class Tally:
 
     def eta_seconds(self) -> float | None:
         """How long the rest takes at this rate; None while that cannot be said."""
-        rest, fps = self.frames - self.reused - self.converted, self.fps()
+        rest, fps = self.frames + self.guessed - self.reused - self.converted, self.fps()
         return rest / fps if fps > 0 else None
 
     def text(self) -> str:
-        """'120/1000 frames, 2/9 spans, 14.2 fps, ETA 1:02'."""
+        """'120/1000 frames, 2/9 spans, 14.2 fps, ETA 1:02'; '120/~5000 frames, 14.2 fps, ETA 5:44' where it is partly a guess."""
         eta = self.eta_seconds()
-        parts = [f"{self.reused + self.converted}/{self.frames} frames", f"{self.done_spans}/{self.spans} spans"]
+        total = f"~{self.frames + self.guessed}" if self.guessed else str(self.frames)
+        parts = [f"{self.reused + self.converted}/{total} frames"]
+        parts += [] if self.guessed else [f"{self.done_spans}/{self.spans} spans"]
         parts += [f"{self.fps():.1f} fps", f"ETA {clock(eta) if eta is not None else '-'}"]
         return ", ".join(parts)
 
@@ -81,11 +85,17 @@ class ProgressDisplay:
     """Context manager that shows a batch: live lines on a terminal, elsewhere a line of text every few seconds.
 
     quiet: show nothing but message(); stream: stderr; now: the clock, for tests
-    Call add_video() for each video, show(event) for each event of the pool, finish_video() at its end.
+    source_bytes: size of every file of the batch; what has not been looked at is taken to have as many frames a byte as the rest
+    Call add_video() or skip_video() for each file, show(event) for each event of the pool, finish_video() at a video's end.
     """
 
     def __init__(
-        self, *, quiet: bool = False, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        now: Callable[[], float] = time.monotonic,
+        source_bytes: Sequence[int] = (),
     ) -> None:
         self._console = Console(file=stream or sys.stderr, highlight=False)
         self._quiet = quiet
@@ -94,6 +104,9 @@ class ProgressDisplay:
         self._active: list[str] = []
         self._batch = Tally("batch", 0, 0)
         self._finished = 0
+        self._files = len(source_bytes)
+        self._unseen_bytes = sum(source_bytes)
+        self._seen_bytes = 0
         self._next_plain = now() + PLAIN_SECONDS
         on_terminal = self._console.is_terminal and not quiet
         self._live = Live(console=self._console, get_renderable=self._table, transient=True) if on_terminal else None
@@ -110,7 +123,14 @@ class ProgressDisplay:
             self._live.stop()
 
     def add_video(
-        self, workdir: str, name: str, frames: int, spans: int, reused_frames: int = 0, reused_spans: int = 0
+        self,
+        workdir: str,
+        name: str,
+        frames: int,
+        spans: int,
+        reused_frames: int = 0,
+        reused_spans: int = 0,
+        source_bytes: int = 0,
     ) -> None:
         """Announce a video; workdir is what its SpanTasks carry, and all its tracks count together."""
         self._videos[workdir] = Tally(name, frames, spans, reused=reused_frames, done_spans=reused_spans)
@@ -119,6 +139,16 @@ class ProgressDisplay:
         batch.spans += spans
         batch.reused += reused_frames
         batch.done_spans += reused_spans
+        self._seen_bytes += source_bytes
+        self._unseen_bytes -= source_bytes
+        self._guess()
+
+    def skip_video(self, name: str, note: str, source_bytes: int = 0) -> None:
+        """A file of the batch that is not converted: refused, or done already."""
+        self._finished += 1
+        self._unseen_bytes -= source_bytes
+        self._guess()
+        self.message(f"{name}: {note}")
 
     def show(self, event: Event) -> None:
         """Take in what the pool said."""
@@ -157,17 +187,27 @@ class ProgressDisplay:
         """Print one line above the live ones, also when quiet. May be called from any thread."""
         self._console.print(text, markup=False, soft_wrap=True)
 
+    def _guess(self) -> None:
+        """How many frames the files not yet looked at have."""
+        frames_a_byte = self._batch.frames / self._seen_bytes if self._seen_bytes else 0.0
+        self._batch.guessed = round(self._unseen_bytes * frames_a_byte)
+
+    def _count(self) -> str:
+        """'3/5 videos'."""
+        return f"{self._finished}/{max(self._files, len(self._videos))} videos"
+
     def _line(self) -> str:
         """The batch and its active videos as one line of text."""
         names = ", ".join(self._videos[workdir].name for workdir in self._active)
-        return f"{self._finished}/{len(self._videos)} videos, {self._batch.text()}; now: {names or '-'}"
+        return f"{self._count()}, {self._batch.text()}; now: {names or '-'}"
 
     def _table(self) -> Table:
         """The live lines."""
         table = Table.grid(padding=(0, 1))
         rows = [(self._videos[workdir].name, self._videos[workdir]) for workdir in list(self._active)]
-        rows.append((f"{self._finished}/{len(self._videos)} videos", self._batch))
+        rows.append((self._count(), self._batch))
         for label, tally in rows:
-            bar = ProgressBar(total=max(1, tally.frames), completed=tally.reused + tally.converted, width=BAR_WIDTH)
+            total = max(1, tally.frames + tally.guessed)
+            bar = ProgressBar(total=total, completed=tally.reused + tally.converted, width=BAR_WIDTH)
             table.add_row(label, bar, tally.text())
         return table

@@ -1,8 +1,9 @@
 """Reaper: a small process beside a Ray of our own that tidies up when the driver was killed with SIGKILL.
 
-The kernel kills Ray's servers then, and these their workers, but Ray's two agents try to report to the dead servers for over
-a minute first. Runs as a script with nothing but the standard library: `python reaper.py FOLDER`, where FOLDER is the one
-to remove. Its standard input is a pipe that only the driver holds: "PID START" lines, then "bye" after an orderly end.
+The kernel kills Ray's servers then, and these their workers, but Ray's two agents try to report to the dead servers for over a
+minute first; so they do when ray.init() is interrupted half-way. Runs as a script with nothing but the standard library:
+`python reaper.py FOLDER`, where FOLDER is the one to remove; Ray's processes carry its name in their environment. Its standard
+input is a pipe that only the driver holds; "bye" comes through it after an orderly end.
 """
 
 from __future__ import annotations
@@ -19,67 +20,45 @@ from pathlib import Path
 from typing import IO
 
 PATIENCE_SECONDS = 2.0
+MARK = "SUNVISOR_RAY_FOLDER"
 
 
-def stat_fields(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on: [0] state, [1] parent, [19] start time in ticks since boot. Empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Live descendants of a process, each with its start time. Empty where there is no /proc."""
-    children: dict[int, list[tuple[int, str]]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        fields = stat_fields(int(folder.name))
-        if fields and fields[0] != "Z":
-            children.setdefault(int(fields[1]), []).append((int(folder.name), fields[19]))
-    found: dict[int, str] = {}
-    todo = [pid]
-    while todo:
-        for child, start in children.get(todo.pop(), []):
-            found[child] = start
-            todo.append(child)
+def marked(folder: str) -> list[int]:
+    """Live processes that were started with MARK=folder in their environment, all but this one. Empty where there is no /proc."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if entry.name != str(os.getpid()) and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
     return found
 
 
 @contextmanager
-def reaper(folder: Path) -> Iterator[IO[str]]:
-    """Run the reaper for the length of a with block; yields its standard input, for watch()."""
+def reaper(folder: Path) -> Iterator[None]:
+    """Run the reaper for the length of a with block; every process that is started in it carries the mark."""
     command = [sys.executable, "-I", "-S", __file__, str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdin is not None
+    os.environ[MARK] = str(folder)
     try:
-        yield process.stdin
+        yield
     finally:
+        del os.environ[MARK]
         with suppress(BrokenPipeError):  # somebody killed the reaper, and nothing else is amiss
             process.stdin.write("bye\n")
             process.stdin.close()
         process.wait(timeout=10)
 
 
-def watch(pipe: IO[str]) -> None:
-    """Name this process's descendants of now to the reaper."""
-    for pid, start in descendants(os.getpid()).items():
-        pipe.write(f"{pid} {start}\n")
-    pipe.flush()
-
-
 def main(folder: str, pipe: IO[str]) -> None:
-    """Wait for the driver's end; unless it was orderly, kill what is left of its processes and remove the folder."""
+    """Wait for the driver's end, then kill what is left of its Ray and remove the folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lines = pipe.read().splitlines()
-    if "bye" in lines:
-        return
-    time.sleep(PATIENCE_SECONDS)
-    for pid, start in (line.split() for line in lines):
-        fields = stat_fields(int(pid))
-        if (
-            fields and fields[19] == start and int(pid) != os.getpid()
-        ):  # else the number belongs to somebody else by now
-            os.kill(int(pid), signal.SIGKILL)
+    if "bye" not in pipe.read():
+        time.sleep(PATIENCE_SECONDS)  # the driver was killed; what can end by itself may
+    for pid in marked(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 
 
