@@ -246,7 +246,8 @@ def _verify(args: argparse.Namespace) -> int:
         _print_json(report.to_dict())
     else:
         for check in report.checks:
-            sys.stdout.write(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}\n")
+            told = check.detail if check.detail.startswith(check.name) else f"{check.name}: {check.detail}"
+            sys.stdout.write(f"{'ok  ' if check.ok else 'FAIL'} {told}\n")
         sys.stdout.write("verified\n" if report.ok else "not a true conversion\n")
     return 0 if report.ok else 1
 

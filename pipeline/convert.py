@@ -237,12 +237,12 @@ def _stamp(source: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _identity_of(output: Path) -> str | None:
-    """What decided the bytes of an earlier output; None when the file is none of ours."""
+def _provenance_of(output: Path) -> dict[str, Any]:
+    """What an earlier output says of itself; empty when the file is none of ours."""
     try:
-        return read_provenance(output).facts.get("identity")
+        return read_provenance(output).facts
     except InputError:
-        return None
+        return {}
 
 
 def start(source: Path, output: Path, config: Config, *, overwrite: bool = False) -> Conversion | FileReport:
@@ -254,10 +254,19 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
     stamp = _stamp(source)
     prepared = make_plan(source, output, config)
     if output.exists():
-        if _identity_of(output) == prepared.plan.identity():
+        earlier = _provenance_of(output)
+        if earlier.get("identity") == prepared.plan.identity():
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 WorkLock(prepared.workdir).remove_folder()
-            return FileReport(str(source), str(output), "already done", frames=prepared.plan.frames)
+            return FileReport(
+                str(source),
+                str(output),
+                "already done",
+                frames=prepared.plan.frames,
+                max_cll_nits=earlier.get("max_cll"),
+                max_fall_nits=earlier.get("max_fall"),
+                restores_highlights=prepared.plan.model_restores_highlights,
+            )
         if not overwrite:
             raise InputError(
                 f"{output}: there is a file already, made from another source or with other settings; --overwrite replaces it."

@@ -45,6 +45,7 @@ DEFAULTS = {
 }
 BT2020_PRIMARIES, BT2020_NCL, LIMITED_RANGE = 9, 9, 1
 KEYFRAME_SECONDS = 2
+X265_CTU_PX = 64
 LUMA_TOLERANCE_CODES = 8.0
 X265_MIN_WIDTH = 64
 X265_REORDER_FRAMES = 2
@@ -345,7 +346,9 @@ def _configure(
     options = {**choice.options, "preset": choice.preset, "chroma_sample_location": "topleft"}
     if choice.encoder == "libx265":
         context.pix_fmt, context.codec_tag = "yuv420p10le", "hvc1"
-        options |= {"crf": str(choice.crf), "x265-params": f"{options['x265-params']}:pools={threads}"}
+        # x265 gives other bytes each time for a picture one coding tree unit (64 pixels) wide; so such pictures get smaller ones.
+        narrow = ":ctu=16" if width <= X265_CTU_PX else ""
+        options |= {"crf": str(choice.crf), "x265-params": f"{options['x265-params']}:pools={threads}{narrow}"}
     elif choice.encoder == "libsvtav1":
         context.pix_fmt = "yuv420p10le"
         options |= {"crf": str(choice.crf), "svtav1-params": f"{options['svtav1-params']}:lp={min(threads, 6)}"}

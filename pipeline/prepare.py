@@ -62,12 +62,17 @@ def choose_container(output: Path, wanted: str) -> str:
     return by_name
 
 
-def check_output(source: Path, output: Path) -> None:
-    """Raise InputError when the output cannot be: the source itself, a folder, or in a place that cannot be written."""
+def refuse_output(source: Path, output: Path) -> None:
+    """Raise InputError when the output is the source itself or a folder. Writes nothing."""
     if output.exists() and output.samefile(source):
         raise InputError(f"{output}: the output is the source itself; name another file.")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; name a file, or give several inputs to fill a folder.")
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Raise InputError as `refuse_output` does, and when the place cannot be written; makes the output's folder."""
+    refuse_output(source, output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         trial = output.parent / f".{output.name}.writable"

@@ -21,7 +21,7 @@ FRAMES_BEFORE, FRAMES_AFTER = 3, 2
 """Frames looked at before a border, and from the border's own frame on: two pairs of neighbours on either side."""
 
 SAMPLES_ACROSS = 480
-BLOCKS_ACROSS = 48
+BLOCKS_ACROSS = 32
 FLOOR_NITS = 0.02
 DARKEST, BRIGHTEST = 0.05**2.4, 0.90**2.4
 """Light (SDR white = 1) of the well-exposed: codes of 5 to 90 %. There the conversion keeps the light that the source had."""
@@ -65,7 +65,7 @@ def _thin(planes: Sequence[Tensor], chroma: str) -> list[Tensor]:
 
 def _blocks(light: Tensor, weights: tuple[float, float, float], primaries: str) -> Brightness:
     """(1, 3, h, w) light of these primaries -> blocks. The mean is taken of light, so that the coding of grain does not shift it."""
-    size = max(1, light.shape[-1] // BLOCKS_ACROSS)
+    size = -(-light.shape[-1] // BLOCKS_ACROSS)
     luminance = (light * torch.tensor(weights).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).clamp(min=0)
     top = light.amax(dim=1, keepdim=True)
     wide = torch.tensor(color.primaries_matrix(primaries, "bt2020"), dtype=light.dtype)

@@ -125,8 +125,9 @@ def test_inspect_and_verify_refuse_the_same_way(capsys: pytest.CaptureFixture[st
 
 
 def test_output_equal_to_input(capsys: pytest.CaptureFixture[str], clip: Path) -> None:
-    code, _, text = run(capsys, "convert", clip, "--output", clip)
-    assert code == 2 and "the source itself" in text
+    for more in ([], ["--dry-run"]):
+        code, _, text = run(capsys, "convert", clip, "--output", clip, *more)
+        assert code == 2 and "the source itself" in text
 
 
 def test_unwritable_output(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:

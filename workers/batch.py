@@ -18,7 +18,7 @@ from pipeline import convert as conversions
 from pipeline import engine as engines
 from pipeline.convert import Conversion, FileReport
 from pipeline.errors import ConversionError, SunvisorError
-from pipeline.prepare import Prepared, make_plan
+from pipeline.prepare import Prepared, make_plan, refuse_output
 from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed
 from workers.interrupts import Interrupts
@@ -62,6 +62,7 @@ def plan_batch(jobs: list[Job], config: Config) -> tuple[list[Prepared], list[Fi
     plans, refused = [], []
     for job in jobs:
         try:
+            refuse_output(job.source, job.output)
             plans.append(make_plan(job.source, job.output, config))
         except SunvisorError as error:
             refused.append(_failure(job, error))
@@ -93,7 +94,8 @@ def _run_on_ray(batch: _Batch, config: Config) -> None:
     with connect(config.workers.address, slots=max(config.workers.count, gpus, 1), gpus=gpus) as cluster:
         batch.interrupts.install()
         batch.workers = _worker_count(config, cluster, device)
-        batch.threads = config.workers.threads or max(1, (os.cpu_count() or 1) // batch.workers)
+        cores = len(os.sched_getaffinity(0)) if cluster.local else int(cluster.cpus)
+        batch.threads = config.workers.threads or max(1, cores // batch.workers)
         with SpanPool(
             cluster,
             RUN_SPAN,
