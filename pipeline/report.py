@@ -113,7 +113,9 @@ def print_results(console: Console, reports: list[FileReport]) -> None:
     for report in reports:
         light = [str(value) if value is not None else "-" for value in (report.max_cll_nits, report.max_fall_nits)]
         spans = f"{report.spans_done} / {report.spans_reused}"
-        table.add_row(Path(report.source).name, report.status, str(report.frames), spans, f"{report.seconds:.1f}", *light)
+        table.add_row(
+            Path(report.source).name, report.status, str(report.frames), spans, f"{report.seconds:.1f}", *light
+        )
     console.print(table, markup=False, highlight=False)
     for report in reports:
         for warning in report.warnings:
