@@ -333,6 +333,28 @@ def test_a_killed_driver_leaves_no_process(driver: Callable) -> None:
     assert len(folders - set(Path(tempfile.gettempdir()).glob("sunvisor-ray-*"))) == 1  # its own, and nobody else's
 
 
+def test_the_reaper_finds_a_process_that_overwrote_its_environment(tmp_path: Path) -> None:
+    """As Ray's agents do when they set their title. It is known by the log it holds open; one that holds nothing is let live."""
+    folder = tmp_path / "sunvisor-ray-x"
+    folder.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "SUNVISOR_RAY_FOLDER"}
+    with (folder / "agent.log").open("w") as log:
+        agent = subprocess.Popen(["sleep", "100"], stdout=log, env=environment)
+    stranger = subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL, env=environment)
+    try:
+        # An empty standard input is what the reaper sees when its driver was killed.
+        subprocess.run(
+            [sys.executable, str(ROOT / "workers/reaper.py"), str(folder)], stdin=subprocess.DEVNULL, timeout=20
+        )
+        assert agent.wait(5) == -signal.SIGKILL
+        assert stranger.poll() is None
+        assert not folder.exists()
+    finally:
+        agent.kill()
+        stranger.kill()
+        stranger.wait()
+
+
 def test_interrupts_restore_the_handlers_and_call_each_action_once() -> None:
     before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
     called: list[str] = []

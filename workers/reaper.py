@@ -2,7 +2,7 @@
 
 The kernel kills Ray's servers then, and these their workers, but Ray's two agents try to report to the dead servers for over a
 minute first; so they do when ray.init() is interrupted half-way. Runs as a script with nothing but the standard library:
-`python reaper.py FOLDER`, where FOLDER is the one to remove; Ray's processes carry its name in their environment. Its standard
+`python reaper.py FOLDER`, where FOLDER is the one to remove; Ray's processes carry its name in their environment and log into it. Its standard
 input is a pipe that only the driver holds; "bye" comes through it after an orderly end.
 """
 
@@ -20,18 +20,32 @@ from pathlib import Path
 from typing import IO
 
 PATIENCE_SECONDS = 2.0
+ROUNDS = 50  # of a tenth of a second: a process may be in the middle of starting another
 MARK = "SUNVISOR_RAY_FOLDER"
 
 
-def marked(folder: str) -> list[int]:
-    """Live processes that were started with MARK=folder in their environment, all but this one. Empty where there is no /proc."""
+def belonging(folder: str) -> list[int]:
+    """Live processes of the Ray in that folder, all but this one: started with MARK=folder in their environment, or holding a file
+    below the folder open. (Processes that set their title, as Ray's agents do, write it over their environment as /proc shows it;
+    they have their logs open.) Empty where there is no /proc.
+    """
     mark = f"{MARK}={folder}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            if entry.name != str(os.getpid()) and mark in (entry / "environ").read_bytes().split(b"\0"):
+            if entry.name == str(os.getpid()):
+                continue
+            if mark in (entry / "environ").read_bytes().split(b"\0") or _holds(entry / "fd", folder):
                 found.append(int(entry.name))
     return found
+
+
+def _holds(descriptors: Path, folder: str) -> bool:
+    for descriptor in descriptors.iterdir():
+        with suppress(FileNotFoundError):
+            if os.readlink(descriptor).startswith(f"{folder}{os.sep}"):
+                return True
+    return False
 
 
 @contextmanager
@@ -56,9 +70,14 @@ def main(folder: str, pipe: IO[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "bye" not in pipe.read():
         time.sleep(PATIENCE_SECONDS)  # the driver was killed; what can end by itself may
-    for pid in marked(folder):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for _ in range(ROUNDS):
+        left = belonging(folder)
+        if not left:
+            break
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
