@@ -33,7 +33,7 @@ bench: setup
 	$(PY) run_pipeline.py bench
 
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra train pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv demo_out

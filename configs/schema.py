@@ -136,7 +136,12 @@ RANGES: dict[str, tuple[float, float]] = {
 
 def profiles() -> list[str]:
     """Names of the shipped profiles."""
-    return sorted(path.stem for path in PROFILE_DIR.glob("*.yaml"))
+    return sorted(path.stem for path in PROFILE_DIR.glob("*.yaml") if not path.stem.startswith("train_"))
+
+
+def recipes() -> list[str]:
+    """The shipped training configurations, as paths from the project's folder."""
+    return sorted(f"configs/{path.name}" for path in PROFILE_DIR.glob("train_*.yaml"))
 
 
 def load_config(

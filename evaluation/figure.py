@@ -7,27 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from evaluation.figure_canvas import CAPTION, FAINT, INK, MARGIN, PAPER, draw_text
 from evaluation.tonemap import exposure, tone_map
 from pipeline.errors import InputError
 
 Array = np.ndarray
-MARGIN, CAPTION = 14, 34
-PAPER, INK, FAINT = (250, 250, 248), (34, 34, 38), (120, 120, 126)
 FRAME_COLOUR = (255, 190, 40)
-
-
-def _text(canvas: Array, words: str, left: int, baseline: int, size: float, colour: tuple[int, int, int]) -> None:
-    """Draw text twice as large and halve it: Hershey letters are legible then."""
-    font, thick = cv2.FONT_HERSHEY_DUPLEX, 1 if size < 0.6 else 2
-    (width, height), _ = cv2.getTextSize(words, font, 2 * size, thick)
-    mask = np.zeros((2 * height + 8, 2 * ((width + 9) // 2)), np.uint8)
-    mask = mask[: 2 * (mask.shape[0] // 2)]
-    cv2.putText(mask, words, (2, height + 2), font, 2 * size, 255, thick, cv2.LINE_AA)
-    cover = cv2.resize(mask, (mask.shape[1] // 2, mask.shape[0] // 2), interpolation=cv2.INTER_AREA)[..., None] / 255.0
-    top = baseline - (height + 2) // 2
-    spot = canvas[top : top + cover.shape[0], left : left + cover.shape[1]]
-    cover = cover[: spot.shape[0], : spot.shape[1]]
-    spot[...] = np.round(spot * (1.0 - cover) + np.array(colour) * cover).astype(np.uint8)
 
 
 def brightest_window(truth: Array, share: float = 0.34) -> tuple[int, int, int, int]:
@@ -62,7 +47,7 @@ def compare(
     )
     for column, (label, light, picture) in enumerate(views):
         left = MARGIN + column * (width + MARGIN)
-        _text(canvas, label, left, tops[0] - 10, 0.62, INK)
+        draw_text(canvas, label, left, tops[0] - 10, 0.62, INK)
         picture = picture.copy()
         cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), FRAME_COLOUR, 1)
         canvas[tops[0] : tops[0] + height, left : left + width] = picture
@@ -70,9 +55,9 @@ def compare(
         canvas[tops[1] : tops[1] + below, left : left + width] = cv2.resize(
             crop, (width, below), interpolation=cv2.INTER_CUBIC
         )
-        _text(canvas, f"{label.split(',')[0]}, {stops:+.0f} stops", left, tops[1] - 10, 0.62, INK)
+        draw_text(canvas, f"{label.split(',')[0]}, {stops:+.0f} stops", left, tops[1] - 10, 0.62, INK)
     if note:
-        _text(canvas, note, MARGIN, tops[1] + below + CAPTION - 10, 0.52, FAINT)
+        draw_text(canvas, note, MARGIN, tops[1] + below + CAPTION - 10, 0.52, FAINT)
     return canvas
 
 

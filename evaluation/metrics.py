@@ -1,4 +1,4 @@
-"""How far a video is from known light: the figures of the project's bench, without those that need a panorama.
+"""How far a video is from known light: the figures of the project's bench (shared/bench/score.py).
 
 Both sides are limited, hue kept, to 0.8 of the peak, so that a converter's shoulder above that costs nothing.
 """
@@ -6,22 +6,31 @@ Both sides are limited, hue kept, to 0.8 of the peak, so that a converter's shou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
-import torch
 
-from pipeline.color import ColorSpec, PixelLayout, bt2020_to_bt709, unpack, unpack_hdr
+from pipeline import transfer
+from pipeline.color import bt2020_to_bt709, unpack
 from pipeline.errors import InputError
+from pipeline.planes import frame_planes
+from pipeline.probe import StreamInfo, hdr_reason, probe, read_color
+from pipeline.source import open_source
+from pipeline.source_color import LAYOUTS
 
 Array = np.ndarray
 LUMA_709 = np.array([0.2126, 0.7152, 0.0722], np.float32)
 FLOOR_NITS = 0.005
 LIMIT_SHARE = 0.8
-HDR_TRANSFERS = {16: "pq", 18: "hlg"}  # H.273 transfer characteristics
+HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
+"""FFmpeg's names of PQ and HLG."""
+CELLS_ACROSS, CELLS_DOWN = 720, 360
+"""Cells of half a degree in which `flicker` finds a scene point again."""
+MIN_CELLS = 50
+"""Two frames that share no more lost cells than this say nothing about flicker."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Scores:
     hl_detail: correlation with the truth of band-passed log luminance (sigma 2 to 16 px) inside the lost regions
     mid_stops: mean |log2 Y/Y_truth| over well-exposed pixels (largest channel 0.05 to 0.9 of white)
     pu_psnr: PSNR of PU21-encoded RGB in dB (Mantiuk and Azimi 2021, banding_glare); infinite for equal pictures
+    flicker: mean frame-to-frame change of log2 Y/Y_truth of one and the same lost scene point; NaN when the camera's pose is not known
+    jod: ColorVideoVDP's quality, 10 = no visible difference (evaluation.colorvideovdp); NaN when not asked for
     A figure with no pixel to measure is NaN.
     """
 
@@ -44,6 +55,18 @@ class Scores:
     hl_detail: float
     mid_stops: float
     pu_psnr: float
+    flicker: float = float("nan")
+    jod: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the camera looked: yaw, pitch, roll (T,) in radians, one a frame; fov_degrees across the frame's width."""
+
+    yaw: Array
+    pitch: Array
+    roll: Array
+    fov_degrees: float
 
 
 def pu21(nits: Array) -> Array:
@@ -78,51 +101,132 @@ def band_pass(log_y: Array, mask: Array) -> Array:
     return (blur(2.0) - blur(16.0))[mask]
 
 
+class Meter:
+    """Takes pairs of frames in order and keeps what the scores need of them.
+
+    white_nits, peak_nits: of the display; both sides are limited to 0.8 of the peak. pose: needed for flicker.
+    """
+
+    def __init__(self, white_nits: float = 203.0, peak_nits: float = 1000.0, pose: Pose | None = None) -> None:
+        self.white_nits, self.top_nits, self.pose = white_nits, LIMIT_SHARE * peak_nits, pose
+        self.frames = 0
+        self._means: dict[str, list[float]] = {
+            key: [] for key in ("square", "share", "error", "bias", "mid", "flicker")
+        }
+        self._cross = self._result_power = self._truth_power = 0.0
+        self._cells: Array | None = None
+        self._rays: Array | None = None
+
+    def add(self, light: Array, nits: Array, text: Array | None = None) -> tuple[Array, Array]:
+        """Compare one frame: the truth's light (H,W,3), 1.0 = SDR white, with the result's nits (H,W,3), both BT.709 primaries.
+
+        text: (H,W) bool, pixels of a burnt-in overlay, which are neither lost nor well exposed. Returns both sides in nits as they were
+        compared, limited: (truth, result). Raises InputError when the sizes differ.
+        """
+        if nits.shape != light.shape:
+            raise InputError(
+                f"frame {self.frames} of the result is {nits.shape}, the truth is {light.shape}; compare like sizes"
+            )
+        light = light.astype(np.float32)
+        wanted = limit(light * np.float32(self.white_nits), self.top_nits)
+        got = limit(np.asarray(nits, np.float32), self.top_nits)
+        note = self._means
+        note["square"].append(np.mean((pu21(wanted) - pu21(got)) ** 2, dtype=np.float64))
+        log_wanted, log_got = np.log2(wanted @ LUMA_709), np.log2(got @ LUMA_709)
+        error, largest = log_got - log_wanted, largest_channel(light)
+        shown = True if text is None else ~text
+        lost, mid = (largest >= 1.0) & shown, (largest > 0.05) & (largest < 0.9) & shown
+        note["share"].append(lost.mean())
+        if lost.any():
+            note["error"].append(np.abs(error[lost]).mean(dtype=np.float64))
+            note["bias"].append(error[lost].mean(dtype=np.float64))
+            a, b = band_pass(log_got, lost), band_pass(log_wanted, lost)
+            self._cross += float(a @ b)
+            self._result_power += float(a @ a)
+            self._truth_power += float(b @ b)
+        if mid.any():
+            note["mid"].append(np.abs(error[mid]).mean(dtype=np.float64))
+        if self.pose is not None:
+            self._note_flicker(self.pose, error, lost)
+        self.frames += 1
+        return wanted, got
+
+    def scores(self) -> Scores:
+        """The scores of all frames so far, `jod` left out. Raises InputError when there was none."""
+        if not self.frames:
+            raise InputError("the truth and the result have no frames; there is nothing to score")
+        note, square = self._means, float(np.mean(self._means["square"]))
+        power = max(np.sqrt(self._result_power * self._truth_power), 1e-12)
+        return Scores(
+            frames=self.frames,
+            lost_share=_mean(note["share"]),
+            hl_stops=_mean(note["error"]),
+            hl_bias=_mean(note["bias"]),
+            hl_detail=float(self._cross / power) if note["error"] else float("nan"),
+            mid_stops=_mean(note["mid"]),
+            pu_psnr=float(10 * np.log10(pu21(np.array(self.top_nits)) ** 2 / square)) if square > 0 else float("inf"),
+            flicker=_mean(note["flicker"]),
+        )
+
+    def _note_flicker(self, pose: Pose, error: Array, lost: Array) -> None:
+        """The mean error of each cell of the scene's sphere, against the same cell's in the frame before."""
+        if self._rays is None:
+            self._rays = camera_rays(*error.shape, pose.fov_degrees)
+        number = self.frames
+        turn = rotation(float(pose.yaw[number]), float(pose.pitch[number]), float(pose.roll[number]))
+        cells = scene_cells(self._rays @ turn.T)[lost]
+        count = np.bincount(cells, minlength=CELLS_ACROSS * CELLS_DOWN)
+        total = np.bincount(cells, error[lost], minlength=CELLS_ACROSS * CELLS_DOWN)
+        now = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        if self._cells is not None:
+            change = np.abs(now - self._cells)
+            change = change[~np.isnan(change)]
+            if change.size > MIN_CELLS:
+                self._means["flicker"].append(float(change.mean()))
+        self._cells = now
+
+
 def score(truth: Array, result: Iterable[Array], white_nits: float = 203.0, peak_nits: float = 1000.0) -> Scores:
-    """Compare frames in nits (H,W,3), BT.709 primaries, with the truth (T,H,W,3), 1.0 = SDR white.
+    """Compare frames in nits (H,W,3), BT.709 primaries, with the truth (T,H,W,3), 1.0 = SDR white; flicker and jod are left out.
 
     Raises InputError when the numbers or sizes of frames differ.
     """
-    top_nits = LIMIT_SHARE * peak_nits
-    lost_error, lost_bias, mid_error, squares, lost_shares = [], [], [], [], []
-    cross = result_power = truth_power = 0.0
-    frames = 0
+    meter, frames = Meter(white_nits, peak_nits), 0
     for nits in result:
+        if frames < len(truth):
+            meter.add(truth[frames], nits)
         frames += 1
-        if frames > len(truth):
-            continue
-        light = truth[frames - 1].astype(np.float32)
-        if nits.shape != light.shape:
-            raise InputError(
-                f"frame {frames - 1} of the result is {nits.shape}, the truth is {light.shape}; compare like sizes"
-            )
-        wanted, got = limit(light * white_nits, top_nits), limit(np.asarray(nits, np.float32), top_nits)
-        squares.append(np.mean((pu21(wanted) - pu21(got)) ** 2, dtype=np.float64))
-        log_wanted, log_got = np.log2(wanted @ LUMA_709), np.log2(got @ LUMA_709)
-        error, largest = log_got - log_wanted, largest_channel(light)
-        lost, mid = largest >= 1.0, (largest > 0.05) & (largest < 0.9)
-        lost_shares.append(lost.mean())
-        if lost.any():
-            lost_error.append(np.abs(error[lost]).mean(dtype=np.float64))
-            lost_bias.append(error[lost].mean(dtype=np.float64))
-            a, b = band_pass(log_got, lost), band_pass(log_wanted, lost)
-            cross, result_power, truth_power = cross + a @ b, result_power + a @ a, truth_power + b @ b
-        if mid.any():
-            mid_error.append(np.abs(error[mid]).mean(dtype=np.float64))
     if frames != len(truth):
         raise InputError(
             f"the result has {frames} frames, the truth has {len(truth)}; a missing frame cannot be scored"
         )
-    square = float(np.mean(squares))
-    return Scores(
-        frames=frames,
-        lost_share=_mean(lost_shares),
-        hl_stops=_mean(lost_error),
-        hl_bias=_mean(lost_bias),
-        hl_detail=float(cross / max(np.sqrt(result_power * truth_power), 1e-12)) if lost_error else float("nan"),
-        mid_stops=_mean(mid_error),
-        pu_psnr=float(10 * np.log10(pu21(np.array(top_nits)) ** 2 / square)) if square > 0 else float("inf"),
-    )
+    return meter.scores()
+
+
+def camera_rays(height: int, width: int, fov_degrees: float) -> Array:
+    """Unit vectors (H, W, 3) through the pixels' centres of a pinhole camera: x to the right, y down, z ahead."""
+    focal = 0.5 * width / np.tan(np.radians(fov_degrees) / 2)
+    x, y = np.meshgrid((np.arange(width) + 0.5 - width / 2) / focal, (np.arange(height) + 0.5 - height / 2) / focal)
+    rays = np.stack([x, y, np.ones_like(x)], -1)
+    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> Array:
+    """3x3 matrix, camera to scene: roll about z, then pitch about x, then yaw about y; radians."""
+    (sy, cy), (sp, cp), (sr, cr) = ((np.sin(angle), np.cos(angle)) for angle in (yaw, pitch, roll))
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z
+
+
+def scene_cells(directions: Array) -> Array:
+    """The cell, 0 to CELLS_ACROSS * CELLS_DOWN - 1, of each unit vector (..., 3): longitude and latitude in steps of half a degree."""
+    longitude = np.arctan2(directions[..., 0], directions[..., 2]) / (2 * np.pi) + 0.5
+    latitude = np.arcsin(np.clip(directions[..., 1], -1.0, 1.0)) / np.pi + 0.5
+    across = (longitude * CELLS_ACROSS).astype(int) % CELLS_ACROSS
+    down = np.clip((latitude * CELLS_DOWN).astype(int), 0, CELLS_DOWN - 1)
+    return down * CELLS_ACROSS + across
 
 
 def _mean(values: list[float]) -> float:
@@ -130,28 +234,51 @@ def _mean(values: list[float]) -> float:
 
 
 def read_nits(path: Path, white_nits: float = 203.0) -> Iterator[Array]:
-    """Frames of a video as light in nits (H,W,3) float32, BT.709 primaries.
+    """Frames of a video's first stream as light in nits (H,W,3) float32, BT.709 primaries (colours outside them are negative).
 
-    HDR: 10-bit limited BT.2020 4:2:0 in PQ or HLG, as Sunvisor writes it. SDR: BT.709 limited 8-bit 4:2:0 with left-sited chroma, as
-    demo.dashcam writes it, shown on a reference display (BT.1886) whose white is `white_nits`. Raises InputError for others.
+    PQ and HLG (on the 1000-nit display) as tagged; untagged chroma is taken as top-left, as BT.2100 has it. Any other video is SDR:
+    what a reference display (BT.1886) shows, its white at `white_nits`; untagged colours are read by the rules of `convert`.
+    Raises InputError for what is no readable video, and for another kind of HDR.
     """
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            transfer = HDR_TRANSFERS.get(int(frame.color_trc))
-            expected = "yuv420p10le" if transfer else "yuv420p"
-            if frame.format.name != expected:
-                raise InputError(f"{path}: pixels are {frame.format.name}; scoring reads {expected} with this transfer")
-            planes = tuple(_plane(plane, frame.format.components[i].bits) for i, plane in enumerate(frame.planes))
-            if transfer:
-                nits = bt2020_to_bt709(unpack_hdr(*planes, transfer))
-            else:
-                spec = ColorSpec("bt709", "limited", "bt1886", "bt709", "left")
-                nits = unpack(planes, PixelLayout("420", 8), spec) * white_nits
-            yield nits[0, :, : frame.height, : frame.width].permute(1, 2, 0).numpy()
+    stream = probe(path).video_streams[0]
+    hdr = stream.transfer_tag in HDR_TRANSFERS
+    reason = hdr_reason(stream)
+    if reason and not hdr:
+        raise InputError(f"{path}: {reason}; scoring reads PQ, HLG and SDR.")
+    if hdr and stream.chroma_location_tag is None:
+        stream = replace(stream, chroma_location_tag="topleft")
+    spec, _ = read_color(stream, {"transfer": "linear" if hdr else "bt1886"})
+    if hdr and spec.primaries != "bt2020":
+        raise InputError(
+            f"{path}: its transfer is {stream.transfer_tag} but its primaries are {spec.primaries}, not BT.2020."
+        )
+    for frame in _frames(path, stream):
+        layout = LAYOUTS.get(frame.format.name)
+        if layout is None:
+            raise InputError(f"{path}: pixels of {frame.format.name} cannot be read; legal are {', '.join(LAYOUTS)}.")
+        planes = tuple(plane[None] for plane in frame_planes(frame))
+        if not hdr:
+            yield (unpack(planes, layout, spec)[0] * white_nits).permute(1, 2, 0).numpy()
+            continue
+        signal = unpack(
+            planes, layout, replace(spec, primaries="bt709")
+        )  # codes have no light yet: leave the primaries be
+        if stream.transfer_tag == "smpte2084":
+            for channel in signal[0]:
+                transfer.PQ_DECODE.apply_(channel)
+        else:
+            transfer.hlg_decode_(signal[0, 0], signal[0, 1], signal[0, 2])
+        yield bt2020_to_bt709(signal)[0].permute(1, 2, 0).numpy()
 
 
-def _plane(plane: av.video.plane.VideoPlane, bits: int) -> torch.Tensor:
-    """One plane of a decoded frame, (1, h, w) uint8 or uint16, without the padding of its lines."""
-    kind = np.uint8 if bits == 8 else np.uint16
-    rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind().itemsize)
-    return torch.from_numpy(rows[:, : plane.width].copy())[None]
+def count_frames(path: Path) -> int:
+    """Number of frames of a video's first stream, by decoding it. InputError as `read_nits`."""
+    return sum(1 for _ in _frames(path, probe(path).video_streams[0]))
+
+
+def _frames(path: Path, stream: StreamInfo) -> Iterator[av.VideoFrame]:
+    with open_source(path) as container:
+        try:
+            yield from container.decode(container.streams[stream.index])
+        except av.FFmpegError as error:
+            raise InputError(f"{path}: it cannot be decoded to its end ({error.strerror}).") from error

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.convolution import Conv2d, Float32Conv2d
+from models.convolution import Conv2d, Float32Conv2d, scale_weights
 
 SLOPE = 0.1
 """Of the leaky ReLUs in the condition branch, as in HDRUNet."""
@@ -36,6 +36,25 @@ class SFT(nn.Module):
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """(N, width, h, w), (N, condition, h, w) -> (N, width, h, w)."""
         return torch.addcmul(features + self.shift(condition), features, self.scale(condition))
+
+
+class PlainBlock(nn.Module):
+    """The same block as a DCRB with a plain convolution in the deformable one's place: what DCRBs are measured against."""
+
+    def __init__(self, width: int, condition: int | None) -> None:
+        super().__init__()
+        self.sft_first = None if condition is None else SFT(width, condition)
+        self.conv = Conv2d(width, width, 3)
+        self.sft_second = None if condition is None else SFT(width, condition)
+        self.conv_second = Conv2d(width, width, 3)
+        scale_weights(self.conv_second, 0.1)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(N, width, h, w) -> same shape; condition (N, width / 2, h, w) or None."""
+        residual = x if self.sft_first is None else self.sft_first(x, condition)
+        residual = F.relu_(self.conv(residual))
+        residual = residual if self.sft_second is None else self.sft_second(residual, condition)
+        return x + self.conv_second(residual)
 
 
 class ConditionNetwork(nn.Module):

@@ -1,6 +1,6 @@
 """Checkpoints: a safetensors file whose metadata says everything needed to run it. Nothing is ever pickled.
 
-Layout, format version 1: the tensors are the network's `state_dict` in float32; the safetensors metadata has one key,
+Layout, format version 1: the tensors are the network's `state_dict` in float32 or float16; the safetensors metadata has one key,
 `sunvisor`, a JSON object with the fields of `ModelSpec` (but name and sha256) and `format_version`. (One key, because
 safetensors writes several in random order, and the same checkpoint must be the same bytes.)
 """
@@ -27,6 +27,8 @@ SUFFIX = ".safetensors"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """Where the shipped checkpoints are."""
 
+DTYPES = (torch.float32, torch.float16)
+
 FIELDS = {
     "architecture": str,
     "width": int,
@@ -51,9 +53,9 @@ def available() -> list[str]:
     return sorted(path.stem for path in WEIGHTS_FOLDER.glob(f"*{SUFFIX}"))
 
 
-def save(path: str | Path, network: nn.Module, spec: ModelSpec) -> ModelSpec:
+def save(path: str | Path, network: nn.Module, spec: ModelSpec, half: bool = False) -> ModelSpec:
     """Write a network as a checkpoint (through a temporary file, so that no half of one is left) and return the spec
-    with `name` and `sha256` filled in. The same network and spec give the same bytes.
+    with `name` and `sha256` filled in. The same network and spec give the same bytes. half: store 16-bit floats.
 
     CheckpointError when the network is not what the spec says, OSError when the file cannot be written.
     """
@@ -62,6 +64,8 @@ def save(path: str | Path, network: nn.Module, spec: ModelSpec) -> ModelSpec:
         raise CheckpointError(f"{path}: the name of a checkpoint must end in {SUFFIX}")
     fields = {name: getattr(spec, name) for name in FIELDS}
     tensors = {name: t.detach().float().contiguous().cpu() for name, t in network.state_dict().items()}
+    if half:
+        tensors = {name: t.half() for name, t in tensors.items()}
     _fill(_network(path, spec), tensors, path)
     metadata = json.dumps({"format_version": FORMAT_VERSION, **fields}, sort_keys=True, ensure_ascii=False)
     data = serialise(tensors, metadata={METADATA_KEY: metadata})
@@ -142,7 +146,7 @@ def _network(path: Path, spec: ModelSpec) -> nn.Module:
 
 
 def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Load the tensors into the network, which must want exactly these, in float32 and finite."""
+    """Load the tensors into the network, which must want exactly these, finite, and holds them in float32."""
     wanted = network.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
@@ -150,8 +154,9 @@ def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> N
         if name not in wanted:
             raise CheckpointError(f"{path}: the tensor {name!r} does not belong to this architecture")
         tensor = tensors[name]
-        if tensor.shape != wanted[name].shape or tensor.dtype != torch.float32:
-            have, want = f"{tuple(tensor.shape)} {tensor.dtype}", f"{tuple(wanted[name].shape)} torch.float32"
+        if tensor.shape != wanted[name].shape or tensor.dtype not in DTYPES:
+            have = f"{tuple(tensor.shape)} {tensor.dtype}"
+            want = f"{tuple(wanted[name].shape)} {' or '.join(map(str, DTYPES))}"
             raise CheckpointError(f"{path}: the tensor {name!r} is {have}; it must be {want}")
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: the tensor {name!r} holds values that are not finite")

@@ -42,8 +42,9 @@ class Float32Conv2d(Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `Conv2d.forward`; any dtype in, float32 out."""
-        return super().forward(x.float())
+        """As `Conv2d.forward`; any dtype in, float32 out, under autocast too."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 def set_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:

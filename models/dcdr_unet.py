@@ -18,13 +18,17 @@ from models.blocks import SFT
 from models.convolution import Conv2d, Float32Conv2d, scale_weights
 from models.deform_conv import deform_conv2d
 from models.encodings import recode
-from models.u_shape import REACH_PX, UShape
+from models.u_shape import DEEP_REACH_PX, REACH_PX, Block, UShape
 
 TAPS = 9
 
 HALO_PX = 128
 """Context that a tile needs around it: U-shape's 93 px and 35 px for what learned offsets add; a multiple of SIZE_MULTIPLE."""
 assert HALO_PX >= REACH_PX
+
+DEEP_HALO_PX = 320
+"""The same with the deeper scales, whose convolutions see 289 px; a multiple of their size multiple."""
+assert DEEP_HALO_PX >= DEEP_REACH_PX
 
 
 class DCRB(nn.Module):
@@ -89,12 +93,23 @@ class Inspection(NamedTuple):
 
 
 class DCDRUNet(nn.Module):
-    """I_hdr = Net_T(I) + Net_R(I), summed in float32, in the output encoding. See the module's docstring."""
+    """I_hdr = Net_T(I) + Net_R(I), summed in float32, in the output encoding. See the module's docstring.
 
-    def __init__(self, width: int, sft: bool, input_encoding: str, output_encoding: str) -> None:
+    block: what Net_R's residual blocks are; deep: whether it has the two deeper scales.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        sft: bool,
+        input_encoding: str,
+        output_encoding: str,
+        block: Block = DCRB,
+        deep: bool = False,
+    ) -> None:
         super().__init__()
         self.net_t = ToneNetwork(width, input_encoding, output_encoding)
-        self.net_r = UShape(width, DCRB, sft)
+        self.net_r = UShape(width, block, sft, deep)
 
     def parts(self, coded: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) float32 coded signal in [0, 1] -> Net_T(I), Net_R(I): (N, 3, H, W) float32, output encoding."""

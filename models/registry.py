@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from models import dcdr_unet, hdrunet, neutral, u_shape
+from models.blocks import PlainBlock
 from models.encodings import ENCODINGS, INPUT_ENCODINGS
 
 WIDTHS = {"tiny": 16, "small": 32, "base": 64}
@@ -52,6 +54,32 @@ ARCHITECTURES = (
         precisions=("fp32", "bf16", "fp16"),
         size_multiple=u_shape.SIZE_MULTIPLE,
         halo_px=dcdr_unet.HALO_PX,
+        value_range=(0.0, 1.0),
+        transfers=INPUT_ENCODINGS,
+        restores=True,
+        maps_alive=(8, 11),
+    ),
+    Architecture(
+        name="dcdr_unet_deep",
+        builder=partial(dcdr_unet.DCDRUNet, deep=True),
+        widths=(16, 32, 64),
+        sft=(False, True),
+        precisions=("fp32", "bf16", "fp16"),
+        size_multiple=u_shape.DEEP_SIZE_MULTIPLE,
+        halo_px=dcdr_unet.DEEP_HALO_PX,
+        value_range=(0.0, 1.0),
+        transfers=INPUT_ENCODINGS,
+        restores=True,
+        maps_alive=(8, 11),
+    ),
+    Architecture(
+        name="residual_unet",
+        builder=partial(dcdr_unet.DCDRUNet, block=PlainBlock),
+        widths=(16, 32, 64),
+        sft=(False, True),
+        precisions=("fp32", "bf16", "fp16"),
+        size_multiple=u_shape.SIZE_MULTIPLE,
+        halo_px=hdrunet.HALO_PX,
         value_range=(0.0, 1.0),
         transfers=INPUT_ENCODINGS,
         restores=True,

@@ -24,7 +24,8 @@ from pipeline.stages.reconstruct import Reconstruct, choose_tile
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
 STAGE_CLASSES = {"reconstruct": Reconstruct, "grade": Grade}
-DEFAULT_CHECKPOINT = "neutral"
+AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base", "small", "tiny", "neutral")}
+"""Device -> what `model=auto` means there: the first of these that is shipped. On a CPU the one that keeps up best."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
 
@@ -92,7 +93,7 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
     info = probe(source)
     streams = _chosen_streams(info, config)
     device = engines.resolve_device(config.device)
-    model_path, model = _load_model(config.model)
+    model_path, model = _load_model(config.model, device)
     precision = _choose_precision(config.precision, device, model)
     encoder = resolve_encoder(config.output, device)
     warnings: list[str] = []
@@ -222,9 +223,15 @@ def _chosen_streams(info: VideoInfo, config: Config) -> list[StreamInfo]:
     return [videos[number]]
 
 
-def _load_model(wanted: str) -> tuple[str, Model]:
-    """What workers load it by (a shipped name or a path) and the model. `auto` is the best shipped one. Raises InputError for a name or file that is none."""
-    name = DEFAULT_CHECKPOINT if wanted == "auto" else wanted
+def auto_checkpoint(device: str) -> str:
+    """The shipped checkpoint that `model=auto` means on "cpu" or "cuda"."""
+    shipped = checkpoints.available()
+    return next(name for name in AUTO_CHECKPOINTS[device] if name in shipped)
+
+
+def _load_model(wanted: str, device: str) -> tuple[str, Model]:
+    """What workers load it by (a shipped name or a path) and the model. Raises InputError for a name or file that is none."""
+    name = auto_checkpoint(device) if wanted == "auto" else wanted
     try:
         model = checkpoints.load(name, "cpu")
     except checkpoints.CheckpointError as error:

@@ -11,7 +11,15 @@ from models.convolution import set_precision
 from models.dcdr_unet import HALO_PX
 from models.model import Model, ModelSpec, best_precision
 
-KINDS = [("dcdr_unet", 16, False), ("dcdr_unet", 32, True), ("hdrunet", 16, True), ("neutral", 0, False)]
+KINDS = [
+    ("dcdr_unet", 16, False),
+    ("dcdr_unet", 32, True),
+    ("dcdr_unet_deep", 16, False),
+    ("dcdr_unet_deep", 16, True),
+    ("residual_unet", 16, False),
+    ("hdrunet", 16, True),
+    ("neutral", 0, False),
+]
 
 
 def spec_of(architecture: str, width: int, sft: bool, **changes: object) -> ModelSpec:
@@ -176,7 +184,7 @@ def test_building_is_repeatable_and_leaves_the_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("dcdr", 16), "legal are: dcdr_unet, hdrunet, neutral"),
+        (("dcdr", 16), "legal are: dcdr_unet, dcdr_unet_deep, residual_unet, hdrunet, neutral"),
         (("dcdr_unet", 24), "legal are: 16, 32, 64"),
         (("hdrunet", 64, False), "legal are: True"),
         (("dcdr_unet", 16, False, "pq"), "legal are: bt1886, srgb"),

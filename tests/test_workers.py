@@ -333,14 +333,28 @@ def test_a_killed_driver_leaves_no_process(driver: Callable) -> None:
     assert len(folders - set(Path(tempfile.gettempdir()).glob("sunvisor-ray-*"))) == 1  # its own, and nobody else's
 
 
+def test_the_reaper_lets_its_driver_live(tmp_path: Path) -> None:
+    """A driver that ends in order still has Ray's logs open; it must come to its own exit code."""
+    folder = tmp_path / "sunvisor-ray-x"
+    program = (
+        "import pathlib, sys; from workers.reaper import reaper; folder = pathlib.Path(sys.argv[1]); folder.mkdir()\n"
+        "with reaper(folder):\n    log = (folder / 'driver.log').open('w')\n"
+        "sys.exit(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, timeout=30)
+    assert done.returncode == 7
+    assert not folder.exists()
+
+
 def test_the_reaper_finds_a_process_that_overwrote_its_environment(tmp_path: Path) -> None:
-    """As Ray's agents do when they set their title. It is known by the log it holds open; one that holds nothing is let live."""
+    """As Ray's agents do when they set their title. It is known by the log it writes; one that only reads it is let live."""
     folder = tmp_path / "sunvisor-ray-x"
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "SUNVISOR_RAY_FOLDER"}
     with (folder / "agent.log").open("w") as log:
         agent = subprocess.Popen(["sleep", "100"], stdout=log, env=environment)
-    stranger = subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL, env=environment)
+    with (folder / "agent.log").open() as log:
+        stranger = subprocess.Popen(["sleep", "100"], stdin=log, env=environment)
     try:
         # An empty standard input is what the reaper sees when its driver was killed.
         subprocess.run(

@@ -24,27 +24,30 @@ ROUNDS = 50  # of a tenth of a second: a process may be in the middle of startin
 MARK = "SUNVISOR_RAY_FOLDER"
 
 
-def belonging(folder: str) -> list[int]:
-    """Live processes of the Ray in that folder, all but this one: started with MARK=folder in their environment, or holding a file
-    below the folder open. (Processes that set their title, as Ray's agents do, write it over their environment as /proc shows it;
-    they have their logs open.) Empty where there is no /proc.
+def belonging(folder: str, driver: int) -> list[int]:
+    """Live processes of the Ray in that folder, all but this one and the driver: started with MARK=folder in their environment, or
+    with a file below the folder open for writing. (Processes that set their title, as Ray's agents do, write it over their
+    environment as /proc shows it; they have their logs open. So has the driver.) Empty where there is no /proc.
     """
     mark = f"{MARK}={folder}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            if entry.name == str(os.getpid()):
+            if int(entry.name) in (os.getpid(), driver):
                 continue
-            if mark in (entry / "environ").read_bytes().split(b"\0") or _holds(entry / "fd", folder):
+            if mark in (entry / "environ").read_bytes().split(b"\0") or _writes_below(entry, folder):
                 found.append(int(entry.name))
     return found
 
 
-def _holds(descriptors: Path, folder: str) -> bool:
-    for descriptor in descriptors.iterdir():
+def _writes_below(process: Path, folder: str) -> bool:
+    for descriptor in (process / "fd").iterdir():
         with suppress(FileNotFoundError):
-            if os.readlink(descriptor).startswith(f"{folder}{os.sep}"):
-                return True
+            if str(descriptor.readlink()).startswith(f"{folder}{os.sep}"):
+                facts = (process / "fdinfo" / descriptor.name).read_text()
+                flags = next(line.split()[1] for line in facts.splitlines() if line.startswith("flags:"))
+                if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
     return False
 
 
@@ -67,11 +70,12 @@ def reaper(folder: Path) -> Iterator[None]:
 
 def main(folder: str, pipe: IO[str]) -> None:
     """Wait for the driver's end, then kill what is left of its Ray and remove the folder."""
+    driver = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "bye" not in pipe.read():
         time.sleep(PATIENCE_SECONDS)  # the driver was killed; what can end by itself may
     for _ in range(ROUNDS):
-        left = belonging(folder)
+        left = belonging(folder, driver)
         if not left:
             break
         for pid in left:

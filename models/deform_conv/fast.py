@@ -11,6 +11,8 @@ Without gradients the work goes by tiles of rows, so that the columns stay in th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,9 @@ from models.convolution import conv2d
 
 TILE_PIXELS = 2048
 """Output pixels in one tile (at least one row). Measured: 1k to 4k pixels are within a few per cent of each other."""
+
+BAGS_AT_ONCE = 1024
+"""Bags that a backward pass takes at a time, so that what it gathers stays in the cache."""
 
 BORDER_BEFORE, BORDER_AFTER = 1, 2
 """Zero rows and columns around the map, so that positions clamped to [-1, size] need no test for each corner."""
@@ -123,9 +128,48 @@ class _Sampler:
         above_right, below_right = above * fx, below * fx
         weights = _interleave((above - above_right, above_right, below - below_right, below_right), table.dtype)
 
-        starts = torch.arange(0, indices.numel(), 4, dtype=torch.int32)
-        bags = F.embedding_bag(indices, table, starts, mode="sum", per_sample_weights=weights)
+        bags = _Bags.apply(table, indices, weights) if _trained(table, weights) else _bags(table, indices, weights)
         return bags.view(1, rows, columns * self.taps, -1).permute(0, 3, 1, 2)
+
+
+def _trained(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _bags(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """(rows, C), four indices and weights a bag -> (bags, C): weighted sums of rows."""
+    starts = torch.arange(0, indices.numel(), 4, dtype=torch.int32)
+    return F.embedding_bag(indices, table, starts, mode="sum", per_sample_weights=weights)
+
+
+class _Bags(torch.autograd.Function):
+    """`_bags` with a backward pass of its own, which takes half the time of `embedding_bag`'s (that one sorts the indices)."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch does not name it
+        ctx.save_for_backward(table, indices, weights)
+        return _bags(table, indices, weights)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
+        table, indices, weights = ctx.saved_tensors
+        gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))  # many rows add up: not in bfloat16
+        of_table, of_weights = gradient.new_zeros(table.shape), gradient.new_empty(weights.shape)
+        bags = (
+            gradient.split(BAGS_AT_ONCE),
+            indices.view(-1, 4).split(BAGS_AT_ONCE),
+            weights.view(-1, 4).split(BAGS_AT_ONCE),
+        )
+        for part, four, shares, target in zip(*bags, of_weights.view(-1, 4).split(BAGS_AT_ONCE), strict=True):
+            corners = four.flatten().long()
+            if ctx.needs_input_grad[0]:
+                of_table.index_add_(0, corners, (part.unsqueeze(1) * shares.unsqueeze(2)).flatten(0, 1))
+            if ctx.needs_input_grad[2]:
+                rows = table.index_select(0, corners).view(-1, 4, table.shape[1]).to(gradient.dtype)
+                target.copy_(torch.bmm(rows, part.unsqueeze(2)).squeeze(2))
+        of_table = of_table.to(table.dtype) if ctx.needs_input_grad[0] else None
+        of_weights = of_weights.to(weights.dtype) if ctx.needs_input_grad[2] else None
+        return of_table, None, of_weights
 
 
 def _interleave(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

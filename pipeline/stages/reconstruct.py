@@ -14,6 +14,9 @@ from pipeline.color import coded_signal
 RAMP_PX = 32
 """Width of the blend between two tiles, where the overlap has room for it."""
 
+ALIGN_PX = 16
+"""Tiles start on multiples of this; every network's size multiple divides it."""
+
 
 class Reconstruct(nn.Module):
     """Working-space frames (N,3,H,W) float32 in and out; SDR white = 1.0; highlights in the result rise above it.
@@ -65,7 +68,7 @@ def tile_overlap(tile: int, halo_px: int) -> int:
 def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor:
     """Apply `restore` to overlapping tiles of (N,3,H,W) and blend them linearly in the middle of each overlap.
 
-    Tile corners lie on multiples of four, so that the network's strides fall as they do on the whole frame.
+    Tile corners lie on multiples of ALIGN_PX, so that the network's strides fall as they do on the whole frame.
     """
     height, width = coded.shape[-2:]
     overlap = tile_overlap(tile, halo_px)
@@ -97,14 +100,15 @@ def choose_tile(model: Model, height: int, width: int, precision: str, budget_by
 
 
 def _spread(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `tile` that cover 0..length, each starting on a multiple of four and sharing `overlap` with the last."""
+    """Ranges of at most `tile` that cover 0..length, each starting on a multiple of ALIGN_PX and sharing at least
+    `overlap` with the last."""
     start = 0
     while True:
         end = min(start + tile, length)
         yield start, end
         if end == length:
             return
-        start = (end - overlap) // 4 * 4
+        start = (end - overlap) // ALIGN_PX * ALIGN_PX
 
 
 def _ramp(start: int, end: int, length: int, overlap: int, ramp: int, like: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""Losses: what a network's light is compared with the truth in, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.encodings import ENCODINGS
+from training.settings import LossSettings
+
+WHITE_NITS = 203.0
+UNLIMITED_SHARE = 0.25
+"""Weight of the error above the limit: it still counts for who grades higher than 1000 nits, but less than what all will see."""
+
+LUMA_709 = (0.2126, 0.7152, 0.0722)
+FLOOR = 0.005 / WHITE_NITS
+TONE_MU = 10.0
+NEAR_WHITE_CODE = 0.9
+
+
+class Terms(NamedTuple):
+    """Scalars: the weighted sum, and what it is made of."""
+
+    total: Tensor
+    pixel: Tensor
+    detail: Tensor
+    quiet: Tensor
+    perceptual: Tensor
+
+
+def _pu(light: Tensor) -> Tensor:
+    """PU21 banding_glare (Mantiuk and Azimi 2021) of light with white at 203 nits, scaled so that white is 1. Negative light is 0."""
+    p = (0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204, 596.3148142)
+    y = (light * WHITE_NITS).clamp(0.005, 10000.0).pow(p[3])
+    return p[6] * (((p[0] + p[1] * y) / (1 + p[2] * y)).pow(p[4]) - p[5]) / PU_WHITE
+
+
+PU_WHITE = 1.0
+PU_WHITE = float(_pu(torch.ones(())))
+
+PIXEL_ENCODINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "log": lambda light: ENCODINGS["log"].encode(light),
+    "pu": _pu,
+    "tanh": torch.tanh,
+}
+"""Name -> what light is encoded with before the L1 distance. tanh is HDRUNet's (Chen et al. 2021, equation 2)."""
+
+
+def limit(light: Tensor, top: float) -> Tensor:
+    """Scale pixels (N, 3, H, W) whose largest channel exceeds `top` down to it, hue kept; top 0 changes nothing."""
+    if top == 0:
+        return light
+    return light * (top / light.amax(dim=1, keepdim=True).clamp_min(top))
+
+
+def tone_mapped(light: Tensor) -> Tensor:
+    """The paper's equation 1, log(1 + mu tanh(I)) / log(1 + mu) with mu = 10, for the perceptual loss; 0 to 1."""
+    return torch.log1p(TONE_MU * torch.tanh(light.clamp_min(0))) / torch.log1p(torch.tensor(TONE_MU))
+
+
+class Loss:
+    """Compares light with the truth. perceptual: a module (a, b) in [0, 1] -> scalar, or None.
+
+    pixel: L1 in the named encoding, of limited light, plus a quarter of the L1 of unlimited light; lost pixels (truth at or above
+    white) count `lost_weight` times more. detail: the squared error of band-passed log luminance (sigma 2 to 16 px) inside lost
+    regions, as a share of the truth's own power there: 1 where there is no detail at all. quiet: what Net_R adds where the camera
+    lost nothing. perceptual: of light tone-mapped after the paper's equation 1.
+    """
+
+    def __init__(self, settings: LossSettings, perceptual: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        self.settings = settings
+        self.perceptual = perceptual
+
+    def __call__(self, light: Tensor, restored: Tensor, coded: Tensor, truth: Tensor, step: int) -> Terms:
+        """light, restored (Net_R's summand), coded, truth: (N, 3, H, W) float32; white is at 1.0 in light and truth."""
+        s = self.settings
+        lost = (truth.amax(dim=1, keepdim=True) >= 1.0).float()
+        weight = 1 + s.lost_weight * lost
+        encode = PIXEL_ENCODINGS[s.pixel]
+        shown, wanted = limit(light, s.limit), limit(truth, s.limit)
+        pixel = (weight * (encode(shown) - encode(wanted)).abs()).mean() / weight.mean()
+        if s.limit:
+            beyond = (weight * (encode(light) - encode(truth)).abs()).mean() / weight.mean()
+            pixel = pixel + UNLIMITED_SHARE * beyond
+        nothing = pixel.new_zeros(())
+        detail = detail_error(shown, wanted, lost) if s.detail_weight else nothing
+        kept = (coded.amax(dim=1, keepdim=True) < NEAR_WHITE_CODE).float()
+        quiet = (restored.abs() * kept).mean() if s.quiet_weight else nothing
+        perceptual = nothing
+        if self.perceptual is not None and step % s.perceptual_every == 0:
+            perceptual = self.perceptual(tone_mapped(light), tone_mapped(truth))
+        total = pixel + s.detail_weight * detail + s.quiet_weight * quiet + s.perceptual_weight * perceptual
+        return Terms(total, pixel, detail, quiet, perceptual)
+
+
+def detail_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
+    """Squared error of band-passed log luminance inside lost regions, over the truth's power there (and a floor of 0.02 stop)."""
+    a, b = _band(_log_luminance(light), lost), _band(_log_luminance(truth), lost)
+    area = F.avg_pool2d(lost, 2)
+    power = (b.detach().square() * area).sum() / area.sum().clamp_min(1)
+    return ((a - b).square() * area).sum() / area.sum().clamp_min(1) / (power + 0.02**2)
+
+
+def _log_luminance(light: Tensor) -> Tensor:
+    luma = torch.tensor(LUMA_709, dtype=light.dtype, device=light.device).view(1, 3, 1, 1)
+    return (light * luma).sum(dim=1, keepdim=True).clamp_min(FLOOR).log2()
+
+
+def _band(log_y: Tensor, mask: Tensor) -> Tensor:
+    """As evaluation.metrics.band_pass, at half size: a normalised convolution, so that the outline of the region does not count."""
+    weight, value = F.avg_pool2d(mask, 2), F.avg_pool2d(log_y * mask, 2)
+    bands = []
+    for sigma in (1.0, 8.0):
+        share = _blur(weight, sigma).clamp_min(1e-3)
+        bands.append(_blur(value, sigma) / share)
+    return bands[0] - bands[1]
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian, (N, 1, h, w), zero outside."""
+    reach = int(2.5 * sigma + 0.5)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device) / sigma).square())
+    taps = taps / taps.sum()
+    x = F.conv2d(x, taps.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(x, taps.view(1, 1, -1, 1), padding=(reach, 0))

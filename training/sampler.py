@@ -1,0 +1,55 @@
+"""Sampler: which squares of which frames an iteration learns from. Iteration numbers decide, so a run that goes on sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.sample import Dataset
+from training.shards import ShardDataset
+
+Array = np.ndarray
+TRIES = 4
+WANTED_LOST = (0.03, 0.75)
+"""Share of a square's pixels at or above white that makes it worth learning from; others are taken when none of a few tries has it."""
+
+
+class Sampler:
+    """Batches of squares, mirrored at random. numbers: which samples of the data set to draw from."""
+
+    def __init__(self, data: Dataset, numbers: Sequence[int], crop: int, batch: int, seed: int, white: float) -> None:
+        self.data, self.numbers = data, list(numbers)
+        self.crop, self.batch, self.seed, self.white = crop, batch, seed, white
+
+    def batch_of(self, iteration: int, rank: int = 0) -> tuple[Tensor, Tensor]:
+        """coded (N, 3, crop, crop) float32 in [0, 1], truth (N, 3, crop, crop) float32 with white at 1.0, both channels_last."""
+        rng = np.random.default_rng([self.seed, iteration, rank])
+        squares = [self._square(rng) for _ in range(self.batch)]
+        coded = torch.from_numpy(np.stack([c for c, _ in squares])).permute(0, 3, 1, 2).float() / 255
+        truth = torch.from_numpy(np.stack([t for _, t in squares])).permute(0, 3, 1, 2)
+        return coded.contiguous(memory_format=torch.channels_last), truth.contiguous(memory_format=torch.channels_last)
+
+    def _square(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        for _ in range(TRIES):
+            coded, truth = self._draw(rng)
+            share = float((truth.max(-1) >= 1.0).mean())
+            if WANTED_LOST[0] <= share <= WANTED_LOST[1]:
+                break
+        if rng.random() < 0.5:
+            coded, truth = coded[:, ::-1], truth[:, ::-1]
+        return np.ascontiguousarray(coded), np.ascontiguousarray(truth)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        number = self.numbers[rng.integers(len(self.numbers))]
+        where = rng.random(2)
+        if isinstance(self.data, ShardDataset):
+            height, width = self.data.size(number)
+            top, left = (int(w * (side - self.crop + 1)) for w, side in zip(where, (height, width), strict=True))
+            return self.data.window(number, top, left, self.crop)
+        sample = self.data[number]
+        top, left = (int(w * (side - self.crop + 1)) for w, side in zip(where, sample.coded.shape[:2], strict=True))
+        square = np.s_[top : top + self.crop, left : left + self.crop]
+        return sample.coded[square], sample.truth[square] / np.float32(self.white)
