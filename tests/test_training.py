@@ -368,9 +368,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     config = load_train_config(None, ["warmup=10", "iterations=110", "learning_rate=1.0"])
     rates = [learning_rate(config, step) for step in range(110)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == pytest.approx(1.0)
-    assert all(a >= b for a, b in pairwise(rates[9:])) and rates[-1] == pytest.approx(
-        0.01, abs=1e-3
-    )
+    assert all(a >= b for a, b in pairwise(rates[9:])) and rates[-1] == pytest.approx(0.01, abs=1e-3)
 
 
 @pytest.mark.parametrize(

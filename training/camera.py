@@ -56,11 +56,12 @@ BENCH_SHOT = Shot(0.12, "bt1886", (0.5, 0.5), (1.0, 1.0, 1.0), 1e-5, 4e-4, 0.0, 
 
 
 def random_shot(rng: np.random.Generator) -> Shot:
-    """Settings as real cameras have them: half of them like the bench's, the others anywhere in the families."""
+    """Settings as real cameras have them: most expose and respond as the bench's do, the others anywhere in the families."""
     compression = str(rng.choice(COMPRESSIONS, p=(0.65, 0.1, 0.15, 0.1)))
     low, high = {"h264": (16, 30), "hevc": (18, 30), "jpeg": (60, 98), "none": (0, 0)}[compression]
+    clipped_share = rng.normal(0.12, 0.035) if rng.random() < 0.6 else rng.gamma(2.5, 0.06)
     return Shot(
-        clipped_share=float(min(WIDEST_CLIPPED_SHARE, rng.gamma(2.5, 0.06))),
+        clipped_share=float(np.clip(clipped_share, 0.0, WIDEST_CLIPPED_SHARE)),
         response=str(rng.choice(RESPONSES, p=(0.55, 0.15, 0.15, 0.15))),
         shape=(float(rng.random()), float(rng.random())),
         balance=tuple(np.exp(rng.normal(0, 0.04, 3) * (rng.random() < 0.7)).tolist()),

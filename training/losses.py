@@ -19,6 +19,7 @@ UNLIMITED_SHARE = 0.25
 LUMA_709 = (0.2126, 0.7152, 0.0722)
 FLOOR = 0.005 / WHITE_NITS
 TONE_MU = 10.0
+DETAIL_FLOOR_STOPS = 0.1
 NEAR_WHITE_CODE = 0.9
 
 
@@ -98,11 +99,11 @@ class Loss:
 
 
 def detail_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
-    """Squared error of band-passed log luminance inside lost regions, over the truth's power there (and a floor of 0.02 stop)."""
+    """Squared error of band-passed log luminance inside lost regions, over the truth's power there and a floor's, so that flat skies do not rule."""
     a, b = _band(_log_luminance(light), lost), _band(_log_luminance(truth), lost)
     area = F.avg_pool2d(lost, 2)
     power = (b.detach().square() * area).sum() / area.sum().clamp_min(1)
-    return ((a - b).square() * area).sum() / area.sum().clamp_min(1) / (power + 0.02**2)
+    return ((a - b).square() * area).sum() / area.sum().clamp_min(1) / (power + DETAIL_FLOOR_STOPS**2)
 
 
 def _log_luminance(light: Tensor) -> Tensor:

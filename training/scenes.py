@@ -15,6 +15,7 @@ Array = np.ndarray
 SUFFIXES = (".exr", ".hdr")
 PANORAMA_ASPECT = 2.0
 BARE_SUN_PERCENTILE = 99.995
+DASHCAM_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,15 @@ def _rotation(view: View) -> Array:
 def random_view(scene: Scene, height: int, width: int, rng: np.random.Generator) -> Array:
     """Light (height, width, 3) of a view as a car's camera may have it, any scale; headings with bright light come more often.
 
-    Of a panorama a perspective view, of a plain picture a cut-out; half of them mirrored left to right.
+    Of a panorama a perspective view: most as a dashcam has them, which looks ahead with some 90 degrees and drives into the light (the
+    bench's drives begin so too), the others anyhow. Of a plain picture a cut-out. Half of them are mirrored left to right.
     """
     if scene.panorama:
-        fov, pitch, roll = rng.uniform(55, 110), np.radians(rng.normal(-3, 7)), np.radians(rng.normal(0, 1.0))
-        headings = rng.uniform(-np.pi, np.pi, rng.integers(1, 9))
+        if rng.random() < DASHCAM_SHARE:
+            fov, pitch, tries = rng.uniform(80, 100), np.radians(rng.normal(-4, 2)), 8
+        else:
+            fov, pitch, tries = rng.uniform(55, 110), np.radians(rng.normal(-3, 7)), rng.integers(1, 9)
+        roll, headings = np.radians(rng.normal(0, 1.0)), rng.uniform(-np.pi, np.pi, tries)
         views = [View(yaw, pitch, roll, fov) for yaw in headings]
         view = views[0] if len(views) == 1 else max(views, key=lambda v: _reach(scene.light, v))
         light = perspective(scene.light, view, height, width)
