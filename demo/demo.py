@@ -17,7 +17,8 @@ from rich.text import Text
 from demo.dashcam import DashcamOptions, Recording, record
 from demo.scene import Drive, DriveOptions
 from evaluation.figure import compare, save_png
-from evaluation.metrics import Scores, read_nits, score
+from evaluation.metrics import Scores, score
+from evaluation.nits import read_nits
 from pipeline.errors import InputError
 
 Array = np.ndarray

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.images import SUFFIXES, read_light
-from evaluation.metrics import Pose, count_frames, read_nits
+from evaluation.metrics import Pose
+from evaluation.nits import count_frames, read_nits
 from pipeline.errors import InputError
 from pipeline.probe import probe
 

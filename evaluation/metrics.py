@@ -5,27 +5,20 @@ Both sides are limited, hue kept, to 0.8 of the peak, so that a converter's shou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import av
-import cv2
 import numpy as np
+import torch
 
-from pipeline import transfer
-from pipeline.color import bt2020_to_bt709, unpack
+from evaluation.blur import gaussian_blur
+from evaluation.tonemap import Light
 from pipeline.errors import InputError
-from pipeline.planes import frame_planes
-from pipeline.probe import StreamInfo, hdr_reason, probe, read_color
-from pipeline.source import open_source
-from pipeline.source_color import LAYOUTS
 
 Array = np.ndarray
 LUMA_709 = np.array([0.2126, 0.7152, 0.0722], np.float32)
 FLOOR_NITS = 0.005
 LIMIT_SHARE = 0.8
-HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 """FFmpeg's names of PQ and HLG."""
 CELLS_ACROSS, CELLS_DOWN = 720, 360
 """Cells of half a degree in which `flicker` finds a scene point again."""
@@ -69,11 +62,14 @@ class Pose:
     fov_degrees: float
 
 
-def pu21(nits: Array) -> Array:
-    """PU21 banding_glare encoding of 0.005 to 10000 nits: about 0 to 600, equal steps are equally visible (Mantiuk and Azimi 2021)."""
+def pu21(nits: Light) -> Light:
+    """PU21 banding_glare encoding of 0.005 to 10000 nits: about 0 to 600, equal steps are equally visible (Mantiuk and Azimi 2021).
+
+    A NumPy array or a tensor of any shape; the result is of the same kind. Differentiable on tensors.
+    """
     p = (0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204, 596.3148142)
-    y = np.clip(nits, 0.005, 10000.0) ** p[3]
-    return np.maximum(p[6] * (((p[0] + p[1] * y) / (1.0 + p[2] * y)) ** p[4] - p[5]), 0.0)
+    y = nits.clip(0.005, 10000.0) ** p[3]
+    return (p[6] * (((p[0] + p[1] * y) / (1.0 + p[2] * y)) ** p[4] - p[5])).clip(min=0.0)
 
 
 def limit(nits: Array, top_nits: float) -> Array:
@@ -92,13 +88,10 @@ def band_pass(log_y: Array, mask: Array) -> Array:
 
     Only pixels inside count (normalised convolution): the outline of a lost region is known from the SDR and earns nothing.
     """
-    weight = mask.astype(np.float32)
-
-    def blur(sigma: float) -> Array:
-        share = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-6)
-        return cv2.GaussianBlur(log_y * weight, (0, 0), sigma) / share
-
-    return (blur(2.0) - blur(16.0))[mask]
+    weight = torch.from_numpy(mask)[None, None].float()
+    value = torch.from_numpy(np.ascontiguousarray(log_y, np.float32))[None, None] * weight
+    fine, coarse = (gaussian_blur(value, s) / gaussian_blur(weight, s).clamp_min(1e-6) for s in (2.0, 16.0))
+    return (fine - coarse)[0, 0].numpy()[mask]
 
 
 class Meter:
@@ -231,54 +224,3 @@ def scene_cells(directions: Array) -> Array:
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
-
-
-def read_nits(path: Path, white_nits: float = 203.0) -> Iterator[Array]:
-    """Frames of a video's first stream as light in nits (H,W,3) float32, BT.709 primaries (colours outside them are negative).
-
-    PQ and HLG (on the 1000-nit display) as tagged; untagged chroma is taken as top-left, as BT.2100 has it. Any other video is SDR:
-    what a reference display (BT.1886) shows, its white at `white_nits`; untagged colours are read by the rules of `convert`.
-    Raises InputError for what is no readable video, and for another kind of HDR.
-    """
-    stream = probe(path).video_streams[0]
-    hdr = stream.transfer_tag in HDR_TRANSFERS
-    reason = hdr_reason(stream)
-    if reason and not hdr:
-        raise InputError(f"{path}: {reason}; scoring reads PQ, HLG and SDR.")
-    if hdr and stream.chroma_location_tag is None:
-        stream = replace(stream, chroma_location_tag="topleft")
-    spec, _ = read_color(stream, {"transfer": "linear" if hdr else "bt1886"})
-    if hdr and spec.primaries != "bt2020":
-        raise InputError(
-            f"{path}: its transfer is {stream.transfer_tag} but its primaries are {spec.primaries}, not BT.2020."
-        )
-    for frame in _frames(path, stream):
-        layout = LAYOUTS.get(frame.format.name)
-        if layout is None:
-            raise InputError(f"{path}: pixels of {frame.format.name} cannot be read; legal are {', '.join(LAYOUTS)}.")
-        planes = tuple(plane[None] for plane in frame_planes(frame))
-        if not hdr:
-            yield (unpack(planes, layout, spec)[0] * white_nits).permute(1, 2, 0).numpy()
-            continue
-        signal = unpack(
-            planes, layout, replace(spec, primaries="bt709")
-        )  # codes have no light yet: leave the primaries be
-        if stream.transfer_tag == "smpte2084":
-            for channel in signal[0]:
-                transfer.PQ_DECODE.apply_(channel)
-        else:
-            transfer.hlg_decode_(signal[0, 0], signal[0, 1], signal[0, 2])
-        yield bt2020_to_bt709(signal)[0].permute(1, 2, 0).numpy()
-
-
-def count_frames(path: Path) -> int:
-    """Number of frames of a video's first stream, by decoding it. InputError as `read_nits`."""
-    return sum(1 for _ in _frames(path, probe(path).video_streams[0]))
-
-
-def _frames(path: Path, stream: StreamInfo) -> Iterator[av.VideoFrame]:
-    with open_source(path) as container:
-        try:
-            yield from container.decode(container.streams[stream.index])
-        except av.FFmpegError as error:
-            raise InputError(f"{path}: it cannot be decoded to its end ({error.strerror}).") from error

@@ -89,7 +89,10 @@ def rewritten(folder: Path, changes: dict[str, object], tensors: dict[str, torch
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"architecture": "resnet"}, "unknown architecture 'resnet'; legal are: dcdr_unet, dcdr_unet_deep, residual_unet, hdrunet, neutral"),
+        (
+            {"architecture": "resnet"},
+            "unknown architecture 'resnet'; legal are: dcdr_unet, dcdr_unet_deep, residual_unet, hdrunet, neutral",
+        ),
         ({"architecture": None}, "lacks 'architecture'; needed are: architecture, width"),
         ({"width": 17}, "legal are: 16, 32, 64"),
         ({"width": 32}, "the tensor '.*' is .*; it must be"),

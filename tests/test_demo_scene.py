@@ -16,7 +16,7 @@ import pytest
 from demo.dashcam import AutoExposure, DashcamOptions, glare, record, respond, to_yuv420
 from demo.demo import run_demo
 from demo.scene import Drive, DriveOptions
-from evaluation.metrics import read_nits
+from evaluation.nits import read_nits
 from pipeline.errors import InputError
 
 SMALL = DriveOptions(width=192, height=108, frames=3)

@@ -26,7 +26,8 @@ from evaluation.drives import read_truth
 from evaluation.evaluate import Request, evaluate
 from evaluation.hdrvdp import HdrVdp
 from evaluation.images import LARGEST_HALF, read_light, read_stored
-from evaluation.metrics import count_frames, pu21, read_nits
+from evaluation.metrics import pu21
+from evaluation.nits import count_frames, read_nits
 from evaluation.operators import KIM_KAUTZ_DISPLAY_NITS, kim_kautz, reinhard
 from evaluation.progress import Bar
 from evaluation.psnr import Viewing, fitted_scale, measure, psnr, structural_similarity
@@ -602,7 +603,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     with Bar("pictures", 4, stream=stream, now=lambda: next(times)) as bar:
         for _ in range(4):
             bar.advance()
-    assert stream.getvalue() == "pictures: 2/4, 6 s to go\n"
+    assert stream.getvalue() == "pictures: 2/4, 0.3 a second, 6 s to go\n"
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ from evaluation.figure_source import read_frames, read_image
 from evaluation.figure_strips import CELL_PX, draw_strips
 from evaluation.figure_summands import draw_features, draw_summands
 from evaluation.figures import make_figures
-from evaluation.metrics import read_nits
+from evaluation.nits import read_nits
 from evaluation.tonemap import exposure, tone_map
 from models import checkpoints, registry
 from models.model import Model, ModelSpec

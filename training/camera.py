@@ -17,6 +17,7 @@ import torch
 
 from models.encodings import encode
 from pipeline.color import ColorSpec, PixelLayout, coded_signal, unpack
+from pipeline.planes import frame_planes
 
 Array = np.ndarray
 Curve = Callable[[Array], Array]
@@ -164,10 +165,7 @@ def _through_video(frames: list[Array], codec: str, crf: int) -> Array:
 
 def _to_rgb(frame: av.VideoFrame) -> Array:
     """As `convert` reads it: siting-aware chroma, BT.709 limited."""
-    planes = []
-    for plane in frame.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        planes.append(torch.from_numpy(rows.copy())[None])
-    light = unpack(tuple(planes), PixelLayout("420", 8), BT709_LIMITED)
+    planes = tuple(plane[None] for plane in frame_planes(frame))
+    light = unpack(planes, PixelLayout("420", 8), BT709_LIMITED)
     signal = coded_signal(light, "bt1886")[0].permute(1, 2, 0).numpy()
     return np.round(255 * signal).astype(np.uint8)

@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from evaluation.progress import Bar
 from pipeline.errors import InputError
-from training.prepare import HELD_OUT, prepare
 from training.processes import join
 from training.settings import load_train_config
 from training.trainer import Progress as Step
@@ -38,64 +36,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shown(trainer: Trainer) -> Path:
-    """Run with a progress bar on stderr: it/s, ETA, the loss, and a line for each validation."""
-    console = Console(stderr=True, highlight=False)
-    with _bar(console, "it") as bar:
-        task = bar.add_task("training", total=trainer.config.iterations, completed=trainer.step, note="")
+    """Run with a progress bar on stderr: it/s, time to go, the loss, and a line for each validation."""
+    with Bar("training", trainer.config.iterations, "it/s", trainer.step) as bar:
+        before = trainer.step
 
         def report(step: Step) -> None:
-            bar.update(task, completed=step.step, note=f"loss {step.loss:.4f}")
+            nonlocal before
+            bar.advance(step.step - before, f"loss {step.loss:.4f}")
+            before = step.step
             if step.validation is not None:
                 told = "  ".join(f"{name} {value:.3f}" for name, value in step.validation.figures.items())
-                bar.console.print(f"iteration {step.step}: {told}", markup=False, soft_wrap=True)
+                bar.say(f"iteration {step.step}: {told}")
 
         return trainer.run(report)
 
 
 def _prepare(args: argparse.Namespace) -> int:
+    from training.prepare import HELD_OUT, prepare
+
     if args.scenes is None:
         raise InputError("train prepare: name the folder of linear HDR images with --scenes DIR.")
     if args.frames < 1 or args.validation_views < 1:
         raise InputError("train prepare: --frames and --validation-views must be at least 1.")
     torch.set_num_threads(1)  # pictures are small; threads would only wait for each other
-    with _bar(Console(stderr=True, highlight=False), "frames") as bar:
-        task = bar.add_task("rendering", total=None, note="")
-        sums = prepare(
-            args.scenes,
-            args.output,
-            args.frames,
-            args.validation_views,
-            args.seed,
-            HELD_OUT,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    settings = (args.frames, args.validation_views, args.seed, HELD_OUT)
+    with Bar("rendering", args.frames, "frames/s") as bar:
+        sums = prepare(args.scenes, args.output, *settings, bar.advance)
     for kind in ("train", "validation"):
         size = math.ceil(sums[f"{kind}_bytes"] / (1 << 20))
         sys.stdout.write(f"{args.output / kind}: {sums[f'{kind}_frames']} frames, {size} MiB\n")
     return 0
-
-
-def _bar(console: Console, unit: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        _Rate(unit),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-class _Rate(TextColumn):
-    """Units a second."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__("")
-        self.unit = unit
-
-    def render(self, task) -> str:  # noqa: ANN001 - rich's Task
-        """'1.9 it/s', or nothing while that cannot be said."""
-        from rich.text import Text
-
-        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evaluation.blur import gaussian_blur
+from evaluation.metrics import pu21
+from evaluation.tonemap import compress
 from models.encodings import ENCODINGS
 from training.settings import LossSettings
 
@@ -18,7 +21,6 @@ UNLIMITED_SHARE = 0.25
 
 LUMA_709 = (0.2126, 0.7152, 0.0722)
 FLOOR = 0.005 / WHITE_NITS
-TONE_MU = 10.0
 DETAIL_FLOOR_STOPS = 0.1
 NEAR_WHITE_CODE = 0.9
 
@@ -33,22 +35,14 @@ class Terms(NamedTuple):
     perceptual: Tensor
 
 
-def _pu(light: Tensor) -> Tensor:
-    """PU21 banding_glare (Mantiuk and Azimi 2021) of light with white at 203 nits, scaled so that white is 1. Negative light is 0."""
-    p = (0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204, 596.3148142)
-    y = (light * WHITE_NITS).clamp(0.005, 10000.0).pow(p[3])
-    return p[6] * (((p[0] + p[1] * y) / (1 + p[2] * y)).pow(p[4]) - p[5]) / PU_WHITE
-
-
-PU_WHITE = 1.0
-PU_WHITE = float(_pu(torch.ones(())))
+PU_WHITE = float(pu21(torch.tensor(WHITE_NITS)))
 
 PIXEL_ENCODINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "log": lambda light: ENCODINGS["log"].encode(light),
-    "pu": _pu,
+    "pu": lambda light: pu21(light * WHITE_NITS) / PU_WHITE,
     "tanh": torch.tanh,
 }
-"""Name -> what light is encoded with before the L1 distance. tanh is HDRUNet's (Chen et al. 2021, equation 2)."""
+"""Name -> what light is encoded with before the L1 distance; pu: PU21 with white at 203 nits, scaled to 1 there. tanh is HDRUNet's (Chen et al. 2021, equation 2)."""
 
 
 def limit(light: Tensor, top: float) -> Tensor:
@@ -58,18 +52,13 @@ def limit(light: Tensor, top: float) -> Tensor:
     return light * (top / light.amax(dim=1, keepdim=True).clamp_min(top))
 
 
-def tone_mapped(light: Tensor) -> Tensor:
-    """The paper's equation 1, log(1 + mu tanh(I)) / log(1 + mu) with mu = 10, for the perceptual loss; 0 to 1."""
-    return torch.log1p(TONE_MU * torch.tanh(light.clamp_min(0))) / torch.log1p(torch.tensor(TONE_MU))
-
-
 class Loss:
     """Compares light with the truth. perceptual: a module (a, b) in [0, 1] -> scalar, or None.
 
     pixel: L1 in the named encoding, of limited light, plus a quarter of the L1 of unlimited light; lost pixels (truth at or above
     white) count `lost_weight` times more. detail: the squared error of band-passed log luminance (sigma 2 to 16 px) inside lost
     regions, as a share of the truth's own power there: 1 where there is no detail at all. quiet: what Net_R adds where the camera
-    lost nothing. perceptual: of light tone-mapped after the paper's equation 1.
+    lost nothing. perceptual: of light tone-mapped after the paper's equation 1, mu = 10.
     """
 
     def __init__(self, settings: LossSettings, perceptual: Callable[[Tensor, Tensor], Tensor] | None) -> None:
@@ -93,7 +82,7 @@ class Loss:
         quiet = (restored.abs() * kept).mean() if s.quiet_weight else nothing
         perceptual = nothing
         if self.perceptual is not None and step % s.perceptual_every == 0:
-            perceptual = self.perceptual(tone_mapped(light), tone_mapped(truth))
+            perceptual = self.perceptual(compress(light.clamp_min(0)), compress(truth))
         total = pixel + s.detail_weight * detail + s.quiet_weight * quiet + s.perceptual_weight * perceptual
         return Terms(total, pixel, detail, quiet, perceptual)
 
@@ -116,15 +105,6 @@ def _band(log_y: Tensor, mask: Tensor) -> Tensor:
     weight, value = F.avg_pool2d(mask, 2), F.avg_pool2d(log_y * mask, 2)
     bands = []
     for sigma in (1.0, 8.0):
-        share = _blur(weight, sigma).clamp_min(1e-3)
-        bands.append(_blur(value, sigma) / share)
+        share = gaussian_blur(weight, sigma, 2.5).clamp_min(1e-3)
+        bands.append(gaussian_blur(value, sigma, 2.5) / share)
     return bands[0] - bands[1]
-
-
-def _blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian, (N, 1, h, w), zero outside."""
-    reach = int(2.5 * sigma + 0.5)
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device) / sigma).square())
-    taps = taps / taps.sum()
-    x = F.conv2d(x, taps.view(1, 1, 1, -1), padding=(0, reach))
-    return F.conv2d(x, taps.view(1, 1, -1, 1), padding=(reach, 0))

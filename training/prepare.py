@@ -44,11 +44,12 @@ def prepare(
     validation_views: int,
     seed: int,
     held_out: tuple[str, ...],
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> dict[str, int]:
     """Render `frames` training frames, as many of each scene as of any other, into output/train, and `validation_views` of each
     held-out scene, shot as the bench shoots, into output/validation. What is there already is kept, shard by shard: the same
-    arguments give the same bytes, so a run that was stopped goes on. `progress` is told frames done and all frames.
+    arguments give the same bytes, so a run that was stopped goes on. `progress` is told
+    how many more training frames are done.
 
     Where none of the names in `held_out` is among the scenes, every eighth scene is held out.
 
@@ -56,8 +57,6 @@ def prepare(
     """
     kept, held = split(find_scenes(scenes), held_out)
     plan = _plan(len(kept), frames, seed)
-    total = frames + validation_views * len(held)
-    done = 0
     sums = {"train_frames": 0, "train_bytes": 0, "validation_frames": 0, "validation_bytes": 0}
     cache: dict[Path, Scene] = {}
 
@@ -68,20 +67,17 @@ def prepare(
 
     for number, (size, members) in enumerate(plan):
         path = output / "train" / f"{number:03d}{SUFFIX}"
-        done += len(members)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_shard(path, [_training_sample(scene(kept[s]), size, seed, index) for index, s in members])
-        progress(done, total)
+        progress(len(members))
         sums["train_frames"] += len(members)
         sums["train_bytes"] += path.stat().st_size
     for number, path in enumerate(held):
         shard = output / "validation" / f"{number:03d}{SUFFIX}"
-        done += validation_views
         if not shard.exists():
             shard.parent.mkdir(parents=True, exist_ok=True)
             write_shard(shard, [_validation_sample(scene(path), seed, view) for view in range(validation_views)])
-        progress(done, total)
         sums["validation_frames"] += validation_views
         sums["validation_bytes"] += shard.stat().st_size
     _refuse_large(output)

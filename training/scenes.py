@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from evaluation.images import read_light
+from evaluation.metrics import camera_rays, rotation
 from pipeline.errors import InputError
 
 Array = np.ndarray
@@ -62,23 +63,11 @@ class View:
 
 def perspective(panorama: Array, view: View, height: int, width: int) -> Array:
     """What a pinhole camera sees inside an equirectangular panorama (H, W, 3): (height, width, 3), sampled bilinearly."""
-    focal = 0.5 * width / np.tan(np.radians(view.fov) / 2)
-    x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
-    rays = np.stack([x / focal, y / focal, np.ones_like(x)], -1)
-    rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)) @ _rotation(view).T
+    rays = camera_rays(height, width, view.fov) @ rotation(view.yaw, view.pitch, view.roll).T
     rows, columns = panorama.shape[:2]
     u = (np.arctan2(rays[..., 0], rays[..., 2]) / (2 * np.pi) + 0.5) * columns - 0.5
     v = (np.arcsin(np.clip(rays[..., 1], -1, 1)) / np.pi + 0.5) * rows - 0.5
     return cv2.remap(panorama, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-
-
-def _rotation(view: View) -> Array:
-    """Roll, then pitch, then yaw: (3, 3), y down, z forward."""
-    (cy, cp, cr), (sy, sp, sr) = (f([view.yaw, view.pitch, view.roll]) for f in (np.cos, np.sin))
-    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return turn @ nod @ tilt
 
 
 def random_view(scene: Scene, height: int, width: int, rng: np.random.Generator) -> Array:

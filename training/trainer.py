@@ -18,6 +18,7 @@ from models.encodings import decode
 from models.model import ModelSpec
 from pipeline.errors import InputError, SunvisorError
 from training.data import open_data
+from training.log import Log, NoLog, open_log
 from training.losses import Loss, Terms
 from training.processes import Processes
 from training.settings import TrainConfig
@@ -59,11 +60,9 @@ class Trainer:
 
     def run(self, report: Callable[[Progress], None]) -> Path:
         """Train to the end; returns the path of the best checkpoint. SunvisorError when the loss stops being a number."""
-        from torch.utils.tensorboard import SummaryWriter
-
         config = self.config
         model = self.processes.wrap(self.network)
-        writer = SummaryWriter(str(self.folder / "log"), purge_step=self.step) if self.processes.first else None
+        writer = open_log(self.folder / "log", self.step) if self.processes.first else NoLog()
         sums, count = torch.zeros(len(Terms._fields)), 0
         while self.step < config.iterations:
             terms = self._iterate(model)
@@ -85,8 +84,7 @@ class Trainer:
                     sums, count = torch.zeros(len(Terms._fields)), 0
                 if self.step % config.save_every == 0 or last:
                     self._save()
-        if writer is not None:
-            writer.close()
+        writer.close()
         self.processes.wait()
         return self.folder / BEST
 
@@ -151,7 +149,7 @@ class Trainer:
         facts = {"recipe": self._recipe(), "step": self.step, "best": self.best}
         save_state(self.folder / STATE, self.network, self.optimiser, self.ema, facts)
 
-    def _validate(self, writer: object) -> Validation:
+    def _validate(self, writer: Log) -> Validation:
         """Judge the averaged weights as they would be shipped, in 16 bits; keep them when they are the best so far."""
         spec = checkpoints.save(self.folder / LAST, self._averaged(), self._spec({}), half=True)
         model = checkpoints.load(self.folder / LAST, self.device)
@@ -162,9 +160,9 @@ class Trainer:
             self.best = checked.merit
             checkpoints.save(self.folder / BEST, model.network, spec, half=True)
         for name, value in checked.figures.items():
-            writer.add_scalar(f"validation/{name}", value, self.step)  # type: ignore[attr-defined]
+            writer.add_scalar(f"validation/{name}", value, self.step)
         for row, picture in enumerate(checked.pictures):
-            writer.add_image(f"validation/{row}", picture, self.step, dataformats="HWC")  # type: ignore[attr-defined]
+            writer.add_image(f"validation/{row}", picture, self.step, dataformats="HWC")
         self._append(self.step, checked)
         return checked
 
@@ -197,10 +195,10 @@ class Trainer:
             metrics=metrics,
         )
 
-    def _log(self, writer: object, means: dict[str, float]) -> None:
+    def _log(self, writer: Log, means: dict[str, float]) -> None:
         for name, value in means.items():
-            writer.add_scalar(f"loss/{name}", value, self.step)  # type: ignore[attr-defined]
-        writer.add_scalar("learning_rate", learning_rate(self.config, self.step - 1), self.step)  # type: ignore[attr-defined]
+            writer.add_scalar(f"loss/{name}", value, self.step)
+        writer.add_scalar("learning_rate", learning_rate(self.config, self.step - 1), self.step)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
