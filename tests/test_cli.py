@@ -173,9 +173,11 @@ def test_dry_run_tells_everything_and_writes_nothing(
     plan = json.loads(out)["plans"][0]
     assert plan["tracks"][0]["frames"] == 40
     assert set(plan["tracks"][0]["color"]) == {"matrix", "range", "transfer", "primaries", "chroma_location"}
-    assert not plan["restores_highlights"]
+    assert plan["restores_highlights"]
     assert list(tmp_path.iterdir()) == []
     code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run")
+    assert code == 0 and "tiny" in text
+    code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run", "model=neutral")
     assert code == 0
     for word in ("spans", "neutral", "libx265", "highlights are not restored", "BT.601"):
         assert word in text

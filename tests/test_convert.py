@@ -13,6 +13,7 @@ from configs.schema import Config, load_config
 from pipeline import convert as conversions
 from pipeline.convert import FileReport, convert, start
 from pipeline.errors import InputError
+from pipeline.prepare import auto_checkpoint
 from pipeline.span_job import run_span
 from pipeline.verify import read_provenance, verify
 from tests import oracles
@@ -75,7 +76,7 @@ def test_the_work_folder_is_gone_and_provenance_is_in_the_file(converted: tuple[
     output = converted[1]
     assert [path.name for path in output.parent.iterdir()] == [output.name]
     facts = read_provenance(output).facts
-    assert facts["model"] == "neutral"
+    assert facts["model"] == auto_checkpoint("cpu") == "tiny"
     assert facts["tracks"][0]["frames"] == 50
 
 

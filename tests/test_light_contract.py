@@ -8,8 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from configs.schema import load_config
+from models import checkpoints
 from pipeline.convert import convert
 
 SIZE, PATCH = 192, 64
@@ -60,7 +62,7 @@ def patches_in_nits(path: Path) -> np.ndarray:
 
 def test_greys_come_at_the_light_a_reference_display_shows(tmp_path: Path) -> None:
     clip = write_patches(tmp_path / "grey.mp4", [(code, 128, 128) for code in CODES])
-    convert(clip, tmp_path / "hdr.mp4", load_config())
+    convert(clip, tmp_path / "hdr.mp4", load_config(overrides=["model=neutral"]))
     nits = patches_in_nits(tmp_path / "hdr.mp4")
     want = 203 * (np.maximum(np.array(CODES) - 16, 0) / 219) ** 2.4
     assert nits[7].mean() == pytest.approx(203, rel=0.01)
@@ -69,6 +71,17 @@ def test_greys_come_at_the_light_a_reference_display_shows(tmp_path: Path) -> No
     assert nits[8].mean() == pytest.approx(want[8], rel=0.02)
     assert nits[0].max() < 0.02
     assert np.ptp(nits[1:], axis=1).max() / nits[1:].max() < 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in checkpoints.available() if name != "neutral"])
+def test_trained_checkpoints_leave_mid_tones_where_the_sdr_had_them(name: str) -> None:
+    """Flat greys of 10 to 85 % of the code range within a tenth of a stop of what a reference display shows; white may rise, never fall."""
+    model = checkpoints.load(name)
+    for code in (26, 40, 64, 90, 128, 160, 192, 216):
+        light = model.restore(torch.full((1, 3, 96, 160), code / 255), "fp32")
+        stops = torch.log2(light / (code / 255) ** 2.4).abs()
+        assert float(stops.mean()) < 0.1, code
+    assert float(model.restore(torch.ones(1, 3, 96, 160), "fp32").mean()) > 0.98
 
 
 def test_colours_keep_their_hue_and_light(tmp_path: Path) -> None:
