@@ -49,6 +49,8 @@ class Trainer:
         self.config, self.processes = config, processes
         self.folder = Path(config.output)
         self.device = processes.device
+        self.amp = config.amp == "bf16" or (config.amp == "auto" and self.device.type == "cuda")
+        self.start_sha256 = ""
         self.network = self._fresh().to(self.device).to(memory_format=torch.channels_last).train()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
         self.ema = Ema(self.network, config.ema_decay)
@@ -56,7 +58,6 @@ class Trainer:
         self._resume()
         self.sampler, self.held = open_data(config)
         self.loss = Loss(config.loss, self._perceptual())
-        self.amp = config.amp == "bf16" or (config.amp == "auto" and self.device.type == "cuda")
 
     def run(self, report: Callable[[Progress], None]) -> Path:
         """Train to the end; returns the path of the best checkpoint. SunvisorError when the loss stops being a number."""
@@ -116,9 +117,16 @@ class Trainer:
             except ValueError as error:
                 raise InputError(f"model: {error}") from error
         try:
-            return checkpoints.load(m.start).network.train().requires_grad_(True)
+            start = checkpoints.load(m.start)
         except checkpoints.CheckpointError as error:
             raise InputError(f"model.start: {error}") from error
+        spec = start.spec
+        if (spec.architecture, spec.width, spec.sft) != (m.architecture, m.width, m.sft or m.architecture == "hdrunet"):
+            raise InputError(
+                f"model.start: {m.start} is {spec.architecture} of width {spec.width}; set model.architecture, model.width and model.sft to match."
+            )
+        self.start_sha256 = spec.sha256
+        return start.network.train().requires_grad_(True)
 
     def _perceptual(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         if self.config.loss.perceptual == "none":
@@ -128,8 +136,9 @@ class Trainer:
         return Perceptual(self.config.loss.perceptual).to(self.device)
 
     def _recipe(self) -> str:
-        """Hash of the settings that decide what is learnt."""
+        """Hash of what decides what is learnt: settings, precision, number of processes, the checkpoint that it starts from."""
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in FREE_TO_CHANGE}
+        settings |= {"amp": self.amp, "processes": self.processes.count, "start": self.start_sha256}
         return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _resume(self) -> None:

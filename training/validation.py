@@ -21,7 +21,7 @@ PICTURES = 4
 
 @dataclass(frozen=True)
 class Validation:
-    """figures: means over scenes of hl_stops, hl_bias, hl_detail, mid_stops, pu_psnr (see evaluation.metrics.Scores).
+    """figures: means over frames of hl_stops, hl_bias, hl_detail, mid_stops, pu_psnr (see evaluation.metrics.Scores).
     merit: what the best checkpoint is chosen by, higher is better: hl_detail - hl_stops - mid_stops.
     pictures: (rows, H, 3W, 3) uint8: the SDR, the result and the truth, tone-mapped, of the first few frames."""
 
@@ -31,7 +31,7 @@ class Validation:
 
 
 def validate(model: Model, data: Dataset, numbers: Sequence[int], white: float) -> Validation:
-    """Run the model in float32 on whole samples; every scene counts alike. white: the truth that stands for SDR white."""
+    """Run the model in float32 on whole samples; every sample counts alike. white: the truth that stands for SDR white."""
     by_scene: dict[str, list[int]] = {}
     for number in numbers:
         by_scene.setdefault(data.scenes[number], []).append(number)

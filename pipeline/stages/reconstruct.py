@@ -60,9 +60,9 @@ class Reconstruct(nn.Module):
 
 
 def tile_overlap(tile: int, halo_px: int) -> int:
-    """Pixels that neighbouring tiles share: a halo each, and between them the ramp, where both are right; at most half a tile
-    (small tiles get a narrower ramp, and a smaller margin than the halo)."""
-    return min(2 * halo_px + RAMP_PX, tile // 2) // 4 * 4
+    """Pixels that neighbouring tiles share: a halo each, and between them the ramp, where both are right; at most three
+    quarters of a tile (small tiles get a narrower ramp, and a smaller margin than the halo)."""
+    return min(2 * halo_px + RAMP_PX, tile * 3 // 4) // 4 * 4
 
 
 def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor:
