@@ -33,21 +33,13 @@ folder without them every eighth one.""",
     shipped = ", ".join(recipes())
     parser.add_argument("words", nargs="*", metavar="prepare|key=value", help="prepare, or settings")
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings to start from, such as {shipped}")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's)")
     group = parser.add_argument_group("train prepare")
     group.add_argument("--scenes", type=Path, metavar="DIR", help="folder of linear HDR images")
-    group.add_argument(
-        "--output", type=Path, default=Path("runs/data"), metavar="DIR", help="where shards go (default: %(default)s)"
-    )
-    group.add_argument("--frames", type=int, default=2190, help="frames to render for training (default: %(default)s)")
-    group.add_argument(
-        "--validation-views",
-        type=int,
-        default=3,
-        metavar="N",
-        help="frames of each held-out scene (default: %(default)s)",
-    )
-    group.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
+    group.add_argument("--output", type=Path, metavar="DIR", help="where shards go (default: runs/data)")
+    group.add_argument("--frames", type=int, metavar="N", help="frames to render for training (default: 2190)")
+    group.add_argument("--validation-views", type=int, metavar="N", help="frames of each held-out scene (default: 3)")
+    group.add_argument("--seed", type=int, metavar="N", help="of all random choices (default: 0)")
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -7,17 +7,15 @@ Two kinds of settings: those of `workers` say how the work is done and never cha
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
+from configs.layers import get, merge, read_words, read_yaml
 from pipeline.errors import InputError
 
 PROFILE_DIR = Path(__file__).parent
@@ -151,23 +149,14 @@ def load_config(
 
     Raises InputError that names the key and lists the legal keys or values.
     """
-    merged = OmegaConf.structured(Config)
+    layers: list[tuple[DictConfig, str]] = []
     if profile is not None:
         if profile not in profiles():
             raise InputError(f"--profile {profile}: there is no such profile; legal: {', '.join(profiles())}.")
-        merged = _merge(merged, _read_yaml(PROFILE_DIR / f"{profile}.yaml"), f"profile {profile}")
+        layers.append((read_yaml(PROFILE_DIR / f"{profile}.yaml"), f"profile {profile}"))
     if config_file is not None:
-        merged = _merge(merged, _read_yaml(config_file), str(config_file))
-    for word in overrides or []:
-        key, equals, _ = word.partition("=")
-        if not equals or not key:
-            raise InputError(f"'{word}' is not an override; write key=value, for example grade.peak_nits=600.")
-        try:
-            layer = OmegaConf.from_dotlist([word])
-        except (OmegaConfBaseException, ValueError) as error:
-            raise InputError(f"'{word}' cannot be read: {_first_line(error)}.") from error
-        merged = _merge(merged, layer, f"'{word}'")
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        layers.append((read_yaml(config_file), str(config_file)))
+    config = merge(Config, [*layers, *read_words(overrides or [], "grade.peak_nits=600")])
     _check(config)
     return config
 
@@ -182,73 +171,13 @@ def settings_hash(settings: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def legal_keys() -> list[str]:
-    """Every dotted key."""
-
-    def walk(cls: type, prefix: str) -> list[str]:
-        keys = []
-        for item in dataclasses.fields(cls):
-            nested = item.default_factory if item.default_factory is not dataclasses.MISSING else None
-            if isinstance(nested, type) and dataclasses.is_dataclass(nested):
-                keys += walk(nested, f"{prefix}{item.name}.")
-            else:
-                keys.append(prefix + item.name)
-        return keys
-
-    return walk(Config, "")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-
-
-def _read_yaml(path: Path) -> DictConfig:
-    try:
-        loaded = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such configuration file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {_first_line(error)}.") from error
-    if not isinstance(loaded, DictConfig):
-        raise InputError(f"{path}: a configuration is a YAML mapping of keys to values.")
-    return loaded
-
-
-def _merge(base: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
-    known = legal_keys()
-    sections = {key.split(".")[0] for key in known if "." in key}
-    for key, value in _flatten(layer):
-        if key in sections and value in ({}, None):
-            continue
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise InputError(f"{origin}: there is no setting '{key}'{hint}. Legal keys: {', '.join(known)}.")
-    try:
-        return OmegaConf.merge(base, layer)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise InputError(f"{origin}: {_first_line(error)} (key {error.full_key or '?'}).") from error
-
-
-def _flatten(layer: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in OmegaConf.to_container(layer, resolve=True).items():  # type: ignore[union-attr]
-        if isinstance(value, dict) and value:
-            pairs += _flatten(OmegaConf.create(value), f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
-
-
 def _check(config: Config) -> None:
     for key, legal in LEGAL.items():
-        value = _get(config, key)
+        value = get(config, key)
         if value not in legal:
             raise InputError(f"{key}={value}: not a legal value; legal: {', '.join(legal)}.")
     for key, (low, high) in RANGES.items():
-        value = _get(config, key)
+        value = get(config, key)
         if value is not None and not low <= value <= high:
             raise InputError(f"{key}={value}: out of range; legal: {low:g} to {high:g}.")
     unknown = [stage for stage in config.stages if stage not in STAGES]
@@ -267,10 +196,3 @@ def _check(config: Config) -> None:
     video = config.input.video
     if video not in ("first", "all") and not video.isdigit():
         raise InputError(f"input.video={video}: legal: first, all, or the number of a video stream (0, 1, ...).")
-
-
-def _get(config: Config, key: str) -> Any:  # noqa: ANN401 - settings are of several types
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 5.0
 
@@ -37,7 +38,7 @@ class Bar:
         columns = ("{task.description}", BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         self._bar = None
         if self._console.is_terminal:
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+            self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task(what, total=total, completed=done, note="")
 
     def __enter__(self) -> Self:
@@ -60,10 +61,10 @@ class Bar:
         self._done += count
         now = self._now()
         rate = (self._done - self._before) / max(now - self._started, 1e-9)
-        told = f"{note + ', ' if note else ''}{rate:.1f} {self._unit}"
+        rest = round((self._total - self._done) / max(rate, 1e-9))
+        told = f"{note + ', ' if note else ''}{rate:.1f} {self._unit}, {timedelta(seconds=rest)} to go"
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=told)
         elif now - self._told >= PLAIN_SECONDS and self._done < self._total:
             self._told = now
-            rest = (self._total - self._done) / max(rate, 1e-9)
-            self._console.print(f"{self._what}: {self._done}/{self._total}, {told}, {rest:.0f} s to go")
+            self._console.print(f"{self._what}: {self._done}/{self._total}, {told}")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import legal_keys, load_config, profiles, result_settings, settings_hash
+from configs.layers import legal_keys
+from configs.schema import Config, load_config, profiles, result_settings, settings_hash
 from pipeline.errors import InputError
 
 
@@ -62,7 +63,7 @@ def test_execution_settings_never_reach_the_hash() -> None:
     assert one == many != other
 
 
-@given(st.sampled_from([key for key in legal_keys() if not key.startswith("workers.")]))
+@given(st.sampled_from([key for key in legal_keys(Config) if not key.startswith("workers.")]))
 def test_every_result_key_is_hashed(key: str) -> None:
     settings = result_settings(load_config())
     changed = result_settings(load_config())

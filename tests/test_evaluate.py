@@ -603,7 +603,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     with Bar("pictures", 4, stream=stream, now=lambda: next(times)) as bar:
         for _ in range(4):
             bar.advance()
-    assert stream.getvalue() == "pictures: 2/4, 0.3 a second, 6 s to go\n"
+    assert stream.getvalue() == "pictures: 2/4, 0.3 a second, 0:00:06 to go\n"
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

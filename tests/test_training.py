@@ -12,13 +12,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import run_pipeline
 from configs.schema import profiles, recipes
 from models import checkpoints
+from models.encodings import decode
+from models.model import Model
 from pipeline.errors import InputError, SunvisorError
 from training.camera import (
     BENCH_SHOT,
@@ -180,7 +182,7 @@ def test_shards_give_back_what_was_written(tmp_path: Path) -> None:
     for number, sample in enumerate(samples):
         assert np.array_equal(data[number].coded, sample.coded)
         assert np.allclose(data[number].truth, sample.truth, rtol=0.0015, atol=2e-5)
-        coded, truth = data.window(number, 3, 5, 8)
+        coded, truth = data.window(number, np.s_[3:11, 5:13])
         assert np.array_equal(coded, sample.coded[3:11, 5:13]) and np.array_equal(truth, data[number].truth[3:11, 5:13])
 
 
@@ -203,6 +205,31 @@ def test_prepare_holds_scenes_out_and_goes_on_where_it_stopped(scenes: Path, tmp
     (tmp_path / "data/train/000.npz").unlink()
     prepare(*arguments, lambda _: None)
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.npz")} == files
+
+
+def test_shards_of_other_settings_are_not_mixed(scenes: Path, tmp_path: Path) -> None:
+    prepare(scenes, tmp_path / "data", 2, 1, 0, ("place1",), lambda _: None)
+    for frames, held in ((3, "place1"), (2, "place0")):
+        with pytest.raises(InputError, match=r"other scenes or with other settings; name another --output"):
+            prepare(scenes, tmp_path / "data", frames, 1, 0, (held,), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seed", "9"], "--seed belongs to train prepare"),
+        (["prepare", "--config", "configs/train_tiny.yaml"], "--config belongs to train without prepare"),
+        (["prepare", "iterations=3", "--scenes", "."], "takes no further words"),
+        (["prepare"], "--scenes DIR"),
+        (["prepare", "--scenes", ".", "--seed", "-1"], "--seed at least 0"),
+        (["--threads", "0"], "--threads 0: legal: 1 or more"),
+        (["--config", "."], "cannot be read"),
+        (["output=/proc/nothing/here"], "no folder can be made there"),
+    ],
+)
+def test_wrong_words_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_pipeline.main(["train", *words]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_unknown_folders_hold_out_every_eighth_scene() -> None:
@@ -297,10 +324,10 @@ def train(words: list[str], stop_at: int | None = None) -> Trainer:
     trainer = Trainer(load_train_config(None, words), CPU)
     iterate = trainer._iterate
 
-    def until(model: torch.nn.Module) -> object:
+    def until(*arguments: object) -> object:
         if trainer.step == stop_at:
             raise Stop
-        return iterate(model)
+        return iterate(*arguments)  # type: ignore[arg-type]
 
     trainer._iterate = until  # type: ignore[method-assign, assignment]
     try:
@@ -320,7 +347,7 @@ def test_a_run_that_was_stopped_gives_the_same_weights_and_curve(
         train(config_words(shards, tmp_path / "parts", model), stop_at)
     assert (tmp_path / "parts/state.safetensors").exists()
     train(config_words(shards, tmp_path / "parts", model))
-    for name in ("best.safetensors", "last.safetensors", "curve.tsv"):
+    for name in ("best.safetensors", "last.safetensors", "curve.tsv", STATE):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
@@ -330,7 +357,8 @@ def test_training_learns_and_its_checkpoint_converts(shards: Path, tmp_path: Pat
     lines = [line.split("\t") for line in (tmp_path / "curve.tsv").read_text().splitlines()]
     assert [line[0] for line in lines] == ["iteration", "30", "60"]
     model = checkpoints.load(tmp_path / "best.safetensors")
-    assert model.spec.trained and model.spec.metrics["hl_stops"] == pytest.approx(float(lines[-1][1]), abs=1e-3)
+    curve = [float(line[1]) for line in lines[1:]]
+    assert model.spec.trained and min(abs(model.spec.metrics["hl_stops"] - value) for value in curve) < 1e-3
     held, _ = trainer.held
     sdr = [np.abs(np.log2(np.maximum(held[n].truth.max(-1), 1)))[held[n].truth.max(-1) >= 1].mean() for n in range(2)]
     assert model.spec.metrics["hl_stops"] < 0.9 * np.mean(np.minimum(sdr, 1.98))
@@ -346,6 +374,57 @@ def test_other_settings_do_not_go_on_with_the_same_state(shards: Path, tmp_path:
     (tmp_path / STATE).write_bytes(b"torn")
     with pytest.raises(InputError, match="not a training state"):
         Trainer(load_train_config(None, config_words(shards, tmp_path, "iterations=2")), CPU)
+
+
+def test_a_run_starts_from_a_checkpoint_that_fits(shards: Path, tmp_path: Path) -> None:
+    train(config_words(shards, tmp_path / "first", "iterations=2"))
+    start = f"model.start={tmp_path / 'first/last.safetensors'}"
+    train(config_words(shards, tmp_path / "second", "iterations=2", start))
+    assert (tmp_path / "second/last.safetensors").exists()
+    for other in ("model.architecture=dcdr_unet_deep", "model.width=32", "model.output_encoding=linear"):
+        with pytest.raises(InputError, match=rf"its {other[6:].split('=')[0]} is .*set model\."):
+            Trainer(load_train_config(None, config_words(shards, tmp_path / "third", start, other)), CPU)
+    with pytest.raises(InputError, match="its architecture is neutral"):
+        Trainer(load_train_config(None, config_words(shards, tmp_path / "third", "model.start=neutral")), CPU)
+
+
+def test_cityscapes_trains_and_its_white_goes_into_the_checkpoint(tmp_path: Path) -> None:
+    for split, cities in (("train", ("aachen", "bochum")), ("val", ("lindau",))):
+        for city in cities:
+            truth = np.clip(light(48, 64, len(city)) / 8, 0, 1)
+            stem = f"{city}_000000_000019"
+            for kind, picture in (
+                ("leftImg8bit", np.round(255 * np.clip(truth * 4, 0, 1) ** (1 / 2.2)).astype(np.uint8)),
+                ("leftImg16bit", np.round(65535 * truth).astype(np.uint16)),
+            ):
+                folder = tmp_path / kind / split / city
+                folder.mkdir(parents=True)
+                cv2.imwrite(str(folder / f"{stem}_{kind}.png"), picture[..., ::-1])
+    words = [
+        "data.kind=cityscapes",
+        f"data.folder={tmp_path}",
+        f"output={tmp_path / 'run'}",
+        "model.input_encoding=srgb",
+    ]
+    train([*words, "data.crop=32", "data.batch=2", "iterations=2", "data.white_level=0.25"])
+    model = checkpoints.load(tmp_path / "run/best.safetensors")
+    assert model.spec.white_level == 0.25
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    assert torch.allclose(model.restore(grey, "fp32") * 0.25, model_light(model, grey))
+
+
+def model_light(model: Model, coded: torch.Tensor) -> torch.Tensor:
+    return decode(sum(model.parts(coded)), model.spec.output_encoding)
+
+
+@pytest.mark.parametrize("name", [name for name in checkpoints.available() if name != "neutral"])
+def test_shipped_checkpoints_restore_with_net_r(name: str) -> None:
+    """A restoration network that died in training (its last ReLU silent) would leave a tone curve, and nobody would see it in the loss."""
+    model = checkpoints.load(name)
+    coded, truth = shoot(light(128, 192, 3), BENCH_SHOT, np.random.default_rng(0))
+    _, restored = model.parts(torch.from_numpy(coded).permute(2, 0, 1)[None].float() / 255)
+    lost = torch.from_numpy(truth.max(-1) >= 1)
+    assert float(restored[0][:, lost].std()) > 0.01
 
 
 def test_a_loss_that_is_no_number_stops_the_run(shards: Path, tmp_path: Path) -> None:
@@ -376,10 +455,14 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     [
         ("loss.pixel=l2", "legal: log, pu, tanh"),
         ("model.architecture=neutral", "legal: dcdr_unet"),
-        ("iterations=0", "at least 1"),
+        ("iterations=0", "out of range"),
         ("learning_rat=1", "Legal keys:"),
         ("data.folder=/nowhere", "holds no shard"),
-        ("data.kind=cityscapes", "leftImg8bit"),
+        ("data.kind=cityscapes", "model.input_encoding=srgb"),
+        ("seed=-1", "out of range"),
+        ("learning_rate=nan", "out of range"),
+        ("iterations=abc", "iterations"),
+        ("data.white_level=3", "shards have SDR white at 1"),
         ("model.start=absent", "no such checkpoint"),
         ("strange", "neither 'prepare' nor a setting"),
     ],
@@ -452,7 +535,3 @@ def test_two_processes_learn_one_network(shards: Path, tmp_path: Path) -> None:
     train(config_words(shards, tmp_path / "one", "iterations=3"))
     both, one = (checkpoints.load(tmp_path / name / "last.safetensors").network.state_dict() for name in ("two", "one"))
     assert both.keys() == one.keys() and not all(torch.equal(both[name], one[name]) for name in both)
-
-
-settings.register_profile("training", deadline=None)
-settings.load_profile("training")

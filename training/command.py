@@ -16,12 +16,25 @@ from training.settings import load_train_config
 from training.trainer import Progress as Step
 from training.trainer import Trainer
 
+PREPARE_OPTIONS = ("scenes", "output", "frames", "validation_views", "seed")
+NUMBERS = {"frames": 2190, "validation_views": 3, "seed": 0}
+DATA_FOLDER = Path("runs/data")
+
 
 def run(args: argparse.Namespace) -> int:
     """Train or prepare. Returns 0; errors are raised."""
-    if args.threads:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise InputError(f"--threads {args.threads}: legal: 1 or more.")
         torch.set_num_threads(args.threads)
-    if args.words[:1] == ["prepare"]:
+    preparing = args.words[:1] == ["prepare"]
+    wrong = [name for name in (PREPARE_OPTIONS if not preparing else ("config",)) if getattr(args, name) is not None]
+    if wrong:
+        word = wrong[0].replace("_", "-")
+        raise InputError(
+            f"train: --{word} belongs to {'train without prepare' if preparing else 'train prepare'}; settings are written key=value."
+        )
+    if preparing:
         return _prepare(args)
     strange = [word for word in args.words if "=" not in word]
     if strange:
@@ -54,15 +67,20 @@ def _shown(trainer: Trainer) -> Path:
 def _prepare(args: argparse.Namespace) -> int:
     from training.prepare import HELD_OUT, prepare
 
+    if len(args.words) > 1:
+        raise InputError(f"train prepare: takes no further words; '{args.words[1]}' is one.")
     if args.scenes is None:
         raise InputError("train prepare: name the folder of linear HDR images with --scenes DIR.")
-    if args.frames < 1 or args.validation_views < 1:
-        raise InputError("train prepare: --frames and --validation-views must be at least 1.")
+    frames, views, seed = (
+        getattr(args, name) if getattr(args, name) is not None else default for name, default in NUMBERS.items()
+    )
+    if frames < 1 or views < 1 or seed < 0:
+        raise InputError("train prepare: --frames and --validation-views must be at least 1, --seed at least 0.")
+    output = args.output or DATA_FOLDER
     torch.set_num_threads(1)  # pictures are small; threads would only wait for each other
-    settings = (args.frames, args.validation_views, args.seed, HELD_OUT)
-    with Bar("rendering", args.frames, "frames/s") as bar:
-        sums = prepare(args.scenes, args.output, *settings, bar.advance)
+    with Bar("rendering", frames, "frames/s") as bar:
+        sums = prepare(args.scenes, output, frames, views, seed, HELD_OUT, bar.advance)
     for kind in ("train", "validation"):
         size = math.ceil(sums[f"{kind}_bytes"] / (1 << 20))
-        sys.stdout.write(f"{args.output / kind}: {sums[f'{kind}_frames']} frames, {size} MiB\n")
+        sys.stdout.write(f"{output / kind}: {sums[f'{kind}_frames']} frames, {size} MiB\n")
     return 0

@@ -18,7 +18,7 @@ def open_data(config: TrainConfig) -> tuple[Sampler, Held]:
     """What to learn from, and the held-out samples to validate on.
 
     Shards and Cityscapes come with a validation part; of VDS, whose test set is for testing, every eighth scene is held out.
-    InputError when a folder is not as expected, or a sample is smaller than the crop.
+    InputError when a folder is not as expected, or a frame of a shard is smaller than the crop (of other samples, when they are drawn).
     """
     settings = config.data
     folder = Path(settings.folder)
@@ -42,12 +42,11 @@ def open_data(config: TrainConfig) -> tuple[Sampler, Held]:
         raise InputError(
             f"{folder}: {len(numbers)} samples to learn from and {len(held_numbers)} held out; both are needed."
         )
-    _check_size(training, numbers[0], settings.crop, folder)
+    if isinstance(training, ShardDataset):
+        smallest = min(min(training.size(number)) for number in numbers)
+        if smallest < settings.crop:
+            raise InputError(
+                f"{folder}: has frames of {smallest} rows or columns, fewer than data.crop={settings.crop}."
+            )
     sampler = Sampler(training, numbers, settings.crop, settings.batch, config.seed, settings.white_level)
     return sampler, (held, held_numbers)
-
-
-def _check_size(data: Dataset, number: int, crop: int, folder: Path) -> None:
-    height, width = data[number].coded.shape[:2]
-    if min(height, width) < crop:
-        raise InputError(f"{folder}: frames are {width}x{height}, smaller than data.crop={crop}; lower data.crop.")

@@ -20,6 +20,10 @@ class Log(Protocol):
         """A picture."""
         ...
 
+    def flush(self) -> None:
+        """Write what is held back."""
+        ...
+
     def close(self) -> None:
         """All is written."""
         ...
@@ -34,6 +38,9 @@ class NoLog:
     def add_image(self, tag: str, img_tensor: np.ndarray, global_step: int, *, dataformats: str) -> None:
         """Nothing."""
 
+    def flush(self) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
 
@@ -45,4 +52,4 @@ def open_log(folder: Path, step: int) -> Log:
     except ImportError:
         sys.stderr.write("no TensorBoard here: the curve is kept in curve.tsv alone\n")
         return NoLog()
-    return SummaryWriter(str(folder), purge_step=step)
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -55,9 +55,9 @@ def limit(light: Tensor, top: float) -> Tensor:
 class Loss:
     """Compares light with the truth. perceptual: a module (a, b) in [0, 1] -> scalar, or None.
 
-    pixel: L1 in the named encoding, of limited light, plus a quarter of the L1 of unlimited light; lost pixels (truth at or above
+    pixel: L1 in the named encoding, of limited light, plus a quarter of the L1 of unlimited light (so that what lies above the limit counts a fifth); lost pixels (truth at or above
     white) count `lost_weight` times more. detail: the squared error of band-passed log luminance (sigma 2 to 16 px) inside lost
-    regions, as a share of the truth's own power there: 1 where there is no detail at all. quiet: what Net_R adds where the camera
+    regions, as a share of the truth's own power there: near 1 where the result has no detail at all. quiet: what Net_R adds where the camera
     lost nothing. perceptual: of light tone-mapped after the paper's equation 1, mu = 10.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,16 @@ from pipeline.errors import InputError
 from training.camera import BENCH_SHOT, random_shot, shoot
 from training.sample import Sample
 from training.scenes import Scene, find_scenes, random_view, read_scene
-from training.shards import MAX_BYTES, SUFFIX, write_shard
+from training.shards import SUFFIX, write_shard
 
 SIZES = ((216, 384), (270, 480), (270, 480), (360, 640))
 """(height, width) that training frames are rendered at; shards hold one size each."""
+
+NOTE = "prepare.json"
+VERSION = 2
+"""Of the rendering: shards of one are not those of another."""
+
+SCENES_IN_MEMORY = 128
 
 VALIDATION_SIZE = (270, 480)
 FRAMES_PER_SHARD = {216: 144, 270: 96, 360: 54}
@@ -56,32 +64,47 @@ def prepare(
     Returns how many frames and bytes of each kind there are. InputError when the scenes cannot be read.
     """
     kept, held = split(find_scenes(scenes), held_out)
-    plan = _plan(len(kept), frames, seed)
-    sums = {"train_frames": 0, "train_bytes": 0, "validation_frames": 0, "validation_bytes": 0}
-    cache: dict[Path, Scene] = {}
-
-    def scene(path: Path) -> Scene:
-        if path not in cache:
-            cache[path] = read_scene(path)
-        return cache[path]
-
-    for number, (size, members) in enumerate(plan):
+    _check_same(output, scenes, kept, held, (frames, validation_views, seed))
+    sums = {
+        "train_frames": frames,
+        "train_bytes": 0,
+        "validation_frames": validation_views * len(held),
+        "validation_bytes": 0,
+    }
+    read = lru_cache(SCENES_IN_MEMORY)(read_scene)
+    for number, (size, members) in enumerate(_plan(len(kept), frames, seed)):
         path = output / "train" / f"{number:03d}{SUFFIX}"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_shard(path, [_training_sample(scene(kept[s]), size, seed, index) for index, s in members])
+            write_shard(path, [_training_sample(read(kept[s]), size, seed, index) for index, s in members])
         progress(len(members))
-        sums["train_frames"] += len(members)
         sums["train_bytes"] += path.stat().st_size
-    for number, path in enumerate(held):
-        shard = output / "validation" / f"{number:03d}{SUFFIX}"
-        if not shard.exists():
-            shard.parent.mkdir(parents=True, exist_ok=True)
-            write_shard(shard, [_validation_sample(scene(path), seed, view) for view in range(validation_views)])
-        sums["validation_frames"] += validation_views
-        sums["validation_bytes"] += shard.stat().st_size
-    _refuse_large(output)
+    for number, scene in enumerate(held):
+        path = output / "validation" / f"{number:03d}{SUFFIX}"
+        if not path.exists():
+            write_shard(path, [_validation_sample(read(scene), seed, view) for view in range(validation_views)])
+        sums["validation_bytes"] += path.stat().st_size
     return sums
+
+
+def _check_same(output: Path, scenes: Path, kept: list[Path], held: list[Path], numbers: tuple[int, int, int]) -> None:
+    """Note what the shards of a folder are rendered from; refuse to mix them with others."""
+    facts = {
+        "version": VERSION,
+        "train": {path.name: path.stat().st_size for path in kept},
+        "validation": {path.name: path.stat().st_size for path in held},
+        "frames, views, seed": list(numbers),
+    }
+    note = output / NOTE
+    try:
+        if note.exists() and json.loads(note.read_text()) != facts:
+            raise InputError(
+                f"{output}: holds shards that were rendered from other scenes or with other settings; name another --output."
+            )
+        for part in ("train", "validation"):
+            (output / part).mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(facts, indent=1) + "\n")
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{output}: shards of {scenes} cannot be written there ({error}).") from error
 
 
 def split(paths: list[Path], held_out: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
@@ -120,9 +143,3 @@ def _validation_sample(scene: Scene, seed: int, view: int) -> Sample:
     rng = np.random.default_rng([seed, 3, view])
     coded, truth = shoot(random_view(scene, *VALIDATION_SIZE, rng), BENCH_SHOT, rng)
     return Sample(coded, truth, f"{scene.name}:{view}", scene.name)
-
-
-def _refuse_large(output: Path) -> None:
-    for path in output.rglob(f"*{SUFFIX}"):
-        if path.stat().st_size > MAX_BYTES:
-            raise RuntimeError(f"{path}: {path.stat().st_size} bytes, above the limit of {MAX_BYTES} for a shard")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the first, which validates alone."""
 
 
 class Summands(nn.Module):
@@ -64,7 +68,7 @@ def join(device: str) -> Iterator[Processes]:
     if count == 1:
         yield Processes(0, 1, place)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield Processes(rank, count, place)
     finally:

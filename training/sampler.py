@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import InputError
 from training.sample import Dataset
 from training.shards import ShardDataset
 
@@ -33,23 +34,30 @@ class Sampler:
         return coded.contiguous(memory_format=torch.channels_last), truth.contiguous(memory_format=torch.channels_last)
 
     def _square(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        for _ in range(TRIES):
-            coded, truth = self._draw(rng)
-            share = float((truth.max(-1) >= 1.0).mean())
-            if WANTED_LOST[0] <= share <= WANTED_LOST[1]:
+        """A window with a fit share of lost pixels, or the last of a few tries; mirrored or not."""
+        in_memory = isinstance(self.data, ShardDataset)
+        number = self._number(rng)
+        sample = None if in_memory else self.data[number]  # files are slow to decode: one of them, several windows
+        for attempt in range(TRIES):
+            if in_memory and attempt:
+                number = self._number(rng)
+            height, width = self.data.size(number) if sample is None else sample.coded.shape[:2]
+            if min(height, width) < self.crop:
+                raise InputError(
+                    f"{sample.name if sample else number}: {width}x{height}, smaller than data.crop={self.crop}."
+                )
+            top, left = rng.integers(0, height - self.crop + 1), rng.integers(0, width - self.crop + 1)
+            window = np.s_[top : top + self.crop, left : left + self.crop]
+            if sample is None:
+                coded, truth = self.data.window(number, window)
+            else:
+                coded, truth = sample.coded[window], sample.truth[window]
+            if WANTED_LOST[0] <= float((truth.max(-1) >= self.white).mean()) <= WANTED_LOST[1]:
                 break
+        truth = truth / np.float32(self.white)
         if rng.random() < 0.5:
             coded, truth = coded[:, ::-1], truth[:, ::-1]
         return np.ascontiguousarray(coded), np.ascontiguousarray(truth)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        number = self.numbers[rng.integers(len(self.numbers))]
-        where = rng.random(2)
-        if isinstance(self.data, ShardDataset):
-            height, width = self.data.size(number)
-            top, left = (int(w * (side - self.crop + 1)) for w, side in zip(where, (height, width), strict=True))
-            return self.data.window(number, top, left, self.crop)
-        sample = self.data[number]
-        top, left = (int(w * (side - self.crop + 1)) for w, side in zip(where, sample.coded.shape[:2], strict=True))
-        square = np.s_[top : top + self.crop, left : left + self.crop]
-        return sample.coded[square], sample.truth[square] / np.float32(self.white)
+    def _number(self, rng: np.random.Generator) -> int:
+        return self.numbers[rng.integers(len(self.numbers))]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from configs.schema import recipes
+from configs.layers import get, merge, read_words, read_yaml
 from models import registry
 from models.encodings import ENCODINGS, INPUT_ENCODINGS
 from pipeline.errors import InputError
@@ -32,7 +28,7 @@ class ModelSettings:
 class DataSettings:
     """Pairs to learn from. folder: of shards (`train prepare` makes them), of Cityscapes or of VDS; normalise is VDS's.
 
-    white_level: truth that stands for SDR white; 1 for shards.
+    white_level: truth that stands for SDR white; 1 for shards. It goes into the checkpoint, whose light is divided by it.
     """
 
     kind: str = "shards"
@@ -47,7 +43,7 @@ class DataSettings:
 class LossSettings:
     """What is minimised; training/losses.py says what the names mean. perceptual_every: a step in so many carries that loss.
 
-    limit: light, relative to white, above which errors count a quarter (a 1000-nit grade shows no more); 0 = no limit.
+    limit: light, relative to white, above which errors count a fifth (a 1000-nit grade shows no more); 0 = no limit.
     lost_weight: how much more a lost pixel counts than another.
     """
 
@@ -63,7 +59,7 @@ class LossSettings:
 
 @dataclass
 class TrainConfig:
-    """One training run. amp: auto = bfloat16 on CUDA, off on a CPU. Intervals are in iterations."""
+    """One training run. amp: auto = bfloat16 on CUDA, off on a CPU. Intervals are in iterations. licence, training_data: for the checkpoint."""
 
     output: str = "runs/train"
     device: str = "auto"
@@ -76,8 +72,8 @@ class TrainConfig:
     ema_decay: float = 0.999
     save_every: int = 250
     validate_every: int = 1000
-    licence: str = "Apache-2.0"
-    training_data: str = "85 CC0 and BSD HDR scenes less 12 held out; docs/model_card.md"
+    licence: str = "not said"
+    training_data: str = "not said"
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -95,55 +91,41 @@ LEGAL: dict[str, tuple[Any, ...]] = {
     "loss.perceptual": ("none", "vgg16", "efficientnet_lite0"),
 }
 
-LEAST: dict[str, float] = {
-    "iterations": 1,
-    "warmup": 0,
-    "save_every": 1,
-    "validate_every": 1,
-    "data.batch": 1,
-    "data.crop": 16,
-    "data.white_level": 1e-6,
-    "loss.perceptual_every": 1,
-    "loss.limit": 0,
-    "learning_rate": 0,
-    "clip_norm": 1e-9,
-    "ema_decay": 0,
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63),
+    "iterations": (1, 1 << 40),
+    "learning_rate": (0, 10),
+    "warmup": (0, 1 << 40),
+    "clip_norm": (1e-9, 1e9),
+    "ema_decay": (0, 1),
+    "save_every": (1, 1 << 40),
+    "validate_every": (1, 1 << 40),
+    "data.white_level": (1e-6, 1e6),
+    "data.crop": (16, 1 << 14),
+    "data.batch": (1, 1 << 14),
+    "loss.limit": (0, 1e6),
+    "loss.lost_weight": (0, 1e6),
+    "loss.detail_weight": (0, 1e6),
+    "loss.quiet_weight": (0, 1e6),
+    "loss.perceptual_weight": (0, 1e6),
+    "loss.perceptual_every": (1, 1 << 40),
 }
 
 
 def load_train_config(file: Path | None, overrides: list[str]) -> TrainConfig:
     """Defaults, then the YAML file, then `key=value` words. InputError names the key and the legal values."""
-    merged = OmegaConf.structured(TrainConfig)
-    try:
-        if file is not None:
-            merged = OmegaConf.merge(merged, OmegaConf.load(file))
-        config: TrainConfig = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides)))  # type: ignore[assignment]
-    except FileNotFoundError as error:
-        shipped = ", ".join(recipes())
-        raise InputError(f"{file}: no such configuration file; shipped are: {shipped}.") from error
-    except (OmegaConfBaseException, ValueError) as error:
-        raise InputError(
-            f"training settings: {str(error).splitlines()[0]}. Legal keys: {', '.join(_keys())}."
-        ) from error
+    layers = [] if file is None else [(read_yaml(file), str(file))]
+    config = merge(TrainConfig, [*layers, *read_words(overrides, "iterations=2000")])
     for key, legal in LEGAL.items():
-        if _get(config, key) not in legal:
-            raise InputError(f"{key}={_get(config, key)}: not a legal value; legal: {', '.join(map(str, legal))}.")
-    for key, least in LEAST.items():
-        if _get(config, key) < least:
-            raise InputError(f"{key}={_get(config, key)}: too small; it must be at least {least:g}.")
+        if get(config, key) not in legal:
+            raise InputError(f"{key}={get(config, key)}: not a legal value; legal: {', '.join(map(str, legal))}.")
+    for key, (low, high) in RANGES.items():
+        if not low <= get(config, key) <= high:
+            raise InputError(f"{key}={get(config, key)}: out of range; legal: {low:g} to {high:g}.")
+    if config.data.kind != "shards" and config.model.input_encoding != "srgb":
+        raise InputError(
+            f"data.kind={config.data.kind}: its pictures are coded as sRGB; set model.input_encoding=srgb."
+        )
+    if config.data.kind == "shards" and config.data.white_level != 1.0:
+        raise InputError("data.white_level: shards have SDR white at 1; leave it alone.")
     return config
-
-
-def _keys(kind: type = TrainConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for item in dataclasses.fields(kind):
-        nested = item.default_factory if isinstance(item.default_factory, type) else None
-        keys += _keys(nested, f"{prefix}{item.name}.") if nested else [prefix + item.name]
-    return keys
-
-
-def _get(config: TrainConfig, key: str) -> Any:  # noqa: ANN401 - settings are of several types
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

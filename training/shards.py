@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, SunvisorError
 from training.sample import Sample
 
 Array = np.ndarray
@@ -38,7 +38,7 @@ LIGHT_OF_STEP = (np.expm1(np.arange(STEPS + 1) / SCALE) / MU).astype(np.float32)
 
 
 def write_shard(path: Path, samples: Sequence[Sample]) -> int:
-    """Write samples of one size as a shard, complete or not at all; returns its size in bytes."""
+    """Write samples of one size as a shard, complete or not at all; returns its size in bytes. SunvisorError above 60 MiB."""
     steps = np.stack([to_steps(sample.truth) for sample in samples])
     partial = path.with_name(f"{path.name}.part")
     with partial.open("wb") as file:
@@ -49,6 +49,11 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> int:
             scenes=np.array([sample.scene for sample in samples]),
         )
     size = partial.stat().st_size
+    if size > MAX_BYTES:
+        partial.unlink()
+        raise SunvisorError(
+            f"{path}: would be {size} bytes, above the limit of {MAX_BYTES} for a shard; put fewer frames into one."
+        )
     partial.replace(path)
     return size
 
@@ -61,7 +66,7 @@ class ShardDataset:
         paths = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
         if not paths:
             raise InputError(
-                f"{folder}: holds no shard (*{SUFFIX}); render some with: run_pipeline.py train prepare --output {folder}"
+                f"{folder}: holds no shard (*{SUFFIX}); render some with: run_pipeline.py train prepare --output {folder.parent}"
             )
         self._frames: list[tuple[Array, Array, str]] = []
         for path in paths:
@@ -81,11 +86,10 @@ class ShardDataset:
         """Height and width of a frame."""
         return self._frames[number][0].shape[:2]
 
-    def window(self, number: int, top: int, left: int, size: int) -> tuple[Array, Array]:
-        """Coded and truth of a square of a frame, without converting the rest of it."""
+    def window(self, number: int, window: tuple[slice, slice]) -> tuple[Array, Array]:
+        """Coded and truth of a part (rows, columns) of a frame, without converting the rest of it."""
         coded, steps, _ = self._frames[number]
-        square = np.s_[top : top + size, left : left + size]
-        return coded[square], from_steps(steps[square])
+        return coded[window], from_steps(steps[window])
 
 
 def _read(path: Path) -> list[tuple[Array, Array, str]]:

@@ -8,16 +8,18 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models import checkpoints, registry
+from models import checkpoints
 from models.encodings import decode
 from models.model import ModelSpec
 from pipeline.errors import InputError, SunvisorError
 from training.data import open_data
+from training.first_network import first_network
 from training.log import Log, NoLog, open_log
 from training.losses import Loss, Terms
 from training.processes import Processes
@@ -50,8 +52,8 @@ class Trainer:
         self.folder = Path(config.output)
         self.device = processes.device
         self.amp = config.amp == "bf16" or (config.amp == "auto" and self.device.type == "cuda")
-        self.start_sha256 = ""
-        self.network = self._fresh().to(self.device).to(memory_format=torch.channels_last).train()
+        network, self.start_sha256 = first_network(config.model, config.seed)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last).train()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
         self.ema = Ema(self.network, config.ema_decay)
         self.step, self.best = 0, -math.inf
@@ -60,73 +62,66 @@ class Trainer:
         self.loss = Loss(config.loss, self._perceptual())
 
     def run(self, report: Callable[[Progress], None]) -> Path:
-        """Train to the end; returns the path of the best checkpoint. SunvisorError when the loss stops being a number."""
-        config = self.config
-        model = self.processes.wrap(self.network)
+        """Train to the end; returns the path of the best checkpoint. SunvisorError when the loss stops being a number, or files cannot
+        be written."""
         writer = open_log(self.folder / "log", self.step) if self.processes.first else NoLog()
-        sums, count = torch.zeros(len(Terms._fields)), 0
-        while self.step < config.iterations:
-            terms = self._iterate(model)
-            self.step += 1
-            sums, count = sums + torch.stack([t.detach().float().cpu() for t in terms]), count + 1
-            last = self.step == config.iterations
-            if self.processes.first:
-                checking = self.step % config.validate_every == 0 or last
-                if self.step % LOG_EVERY == 0 or checking:
-                    means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
-                    if not math.isfinite(means["total"]):
-                        raise SunvisorError(
-                            f"{self.folder}: the loss is {means['total']} at iteration {self.step}; lower learning_rate or "
-                            f"clip_norm, delete {STATE} and train again."
-                        )
-                    self._log(writer, means)
-                    checked = self._validate(writer) if checking else None
-                    report(Progress(self.step, config.iterations, means["total"], checked))
-                    sums, count = torch.zeros(len(Terms._fields)), 0
-                if self.step % config.save_every == 0 or last:
-                    self._save()
-        writer.close()
+        try:
+            with ThreadPoolExecutor(1) as ahead:
+                self._run(report, writer, ahead)
+        except OSError as error:
+            raise SunvisorError(
+                f"{self.folder}: cannot be written ({error.strerror}); the run goes on from its last state."
+            ) from error
+        finally:
+            writer.close()
         self.processes.wait()
         return self.folder / BEST
 
-    def _iterate(self, model: nn.Module) -> Terms:
+    def _run(self, report: Callable[[Progress], None], writer: Log, ahead: ThreadPoolExecutor) -> None:
+        config, rank = self.config, self.processes.rank
+        model = self.processes.wrap(self.network)
+        sums, count = torch.zeros(len(Terms._fields), device=self.device), 0
+        batch = ahead.submit(self.sampler.batch_of, self.step, rank)
+        while self.step < config.iterations:
+            coded, truth = batch.result()
+            batch = ahead.submit(self.sampler.batch_of, self.step + 1, rank)  # the next one is cut out meanwhile
+            sums, count = sums + self._iterate(model, coded.to(self.device), truth.to(self.device)), count + 1
+            self.step += 1
+            last = self.step == config.iterations
+            if not self.processes.first:
+                continue
+            checking = self.step % config.validate_every == 0 or last
+            if self.step % LOG_EVERY == 0 or checking:
+                means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
+                if not math.isfinite(means["total"]):
+                    raise SunvisorError(
+                        f"{self.folder}: the loss is {means['total']} at iteration {self.step}; lower learning_rate or "
+                        f"clip_norm, delete {STATE} and train again."
+                    )
+                self._log(writer, means)
+                checked = self._validate(writer) if checking else None
+                report(Progress(self.step, config.iterations, means["total"], checked))
+                sums, count = torch.zeros_like(sums), 0
+            if self.step % config.save_every == 0 or last:
+                self._save()
+                writer.flush()
+
+    def _iterate(self, model: nn.Module, coded: Tensor, truth: Tensor) -> Tensor:
+        """One step; returns the loss's terms as a vector on the device."""
         config = self.config
-        coded, truth = (t.to(self.device) for t in self.sampler.batch_of(self.step, self.processes.rank))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             summands = model(coded)
         tone, restored = (part.float() for part in summands)
-        light = decode(tone + restored, config.model.output_encoding)
+        light = decode(tone + restored, config.model.output_encoding) / config.data.white_level
         terms = self.loss(light, restored, coded, truth, self.step)
         terms.total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         self.optimiser.step()
         self.ema.update(self.network, self.step + 1)
-        return terms
-
-    def _fresh(self) -> nn.Module:
-        m = self.config.model
-        if not m.start:
-            sft = m.sft or m.architecture == "hdrunet"
-            try:
-                return registry.build(
-                    m.architecture, m.width, sft, m.input_encoding, m.output_encoding, self.config.seed
-                )
-            except ValueError as error:
-                raise InputError(f"model: {error}") from error
-        try:
-            start = checkpoints.load(m.start)
-        except checkpoints.CheckpointError as error:
-            raise InputError(f"model.start: {error}") from error
-        spec = start.spec
-        if (spec.architecture, spec.width, spec.sft) != (m.architecture, m.width, m.sft or m.architecture == "hdrunet"):
-            raise InputError(
-                f"model.start: {m.start} is {spec.architecture} of width {spec.width}; set model.architecture, model.width and model.sft to match."
-            )
-        self.start_sha256 = spec.sha256
-        return start.network.train().requires_grad_(True)
+        return torch.stack([term.detach().float() for term in terms])
 
     def _perceptual(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         if self.config.loss.perceptual == "none":
@@ -144,7 +139,10 @@ class Trainer:
     def _resume(self) -> None:
         path = self.folder / STATE
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"output={self.folder}: no folder can be made there ({error.strerror}).") from error
             return
         facts = read_facts(path)
         if facts["recipe"] != self._recipe():
@@ -160,7 +158,13 @@ class Trainer:
 
     def _validate(self, writer: Log) -> Validation:
         """Judge the averaged weights as they would be shipped, in 16 bits; keep them when they are the best so far."""
-        spec = checkpoints.save(self.folder / LAST, self._averaged(), self._spec({}), half=True)
+        spec = self._spec({})
+        try:
+            checkpoints.save(self.folder / LAST, self._averaged(), spec, half=True)
+        except checkpoints.CheckpointError as error:
+            raise SunvisorError(
+                f"iteration {self.step}: {error}; lower learning_rate, delete {STATE} and train again."
+            ) from error
         model = checkpoints.load(self.folder / LAST, self.device)
         checked = validate(model, *self.held, self.config.data.white_level)
         spec = dataclasses.replace(spec, metrics=checked.figures | {"iterations": float(self.step)})
@@ -182,7 +186,9 @@ class Trainer:
         lines = path.read_text().splitlines()[1:] if path.exists() else []
         lines = [line for line in lines if int(line.split("\t")[0]) < step]
         lines.append("\t".join([str(step), *(f"{checked.figures[name]:.4f}" for name in names)]))
-        path.write_text("\n".join(["\t".join(["iteration", *names]), *lines]) + "\n")
+        partial = path.with_name(f"{path.name}.part")
+        partial.write_text("\n".join(["\t".join(["iteration", *names]), *lines]) + "\n")
+        partial.replace(path)
 
     def _averaged(self) -> nn.Module:
         network = copy.deepcopy(self.network)
@@ -197,7 +203,7 @@ class Trainer:
             sft=m.sft or m.architecture == "hdrunet",
             input_encoding=m.input_encoding,
             output_encoding=m.output_encoding,
-            white_level=1.0,
+            white_level=self.config.data.white_level,
             trained=True,
             training_data=self.config.training_data,
             licence=self.config.licence,

@@ -26,7 +26,7 @@ class Reconstruct(nn.Module):
 
     model: a loaded checkpoint
     precision: "fp32", "bf16" or "fp16"
-    tile: side of the tiles in pixels, a multiple of the model's size multiple; 0 = whole frames
+    tile: side of the tiles in pixels, a multiple of ALIGN_PX from 64 up; 0 = whole frames
     """
 
     lead_in = 0
