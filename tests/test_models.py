@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models import encodings, registry
 from models.convolution import set_precision
-from models.dcdr_unet import HALO_PX
+from models.dcdr_unet import DEEP_HALO_PX, HALO_PX
 from models.model import Model, ModelSpec, best_precision
 
 KINDS = [
@@ -98,14 +98,15 @@ def test_the_tone_network_sees_at_most_nine_pixels() -> None:
     assert (coded.grad != 0).any()
 
 
-def test_a_tile_with_its_halo_gives_the_whole_frames_pixels() -> None:
-    network = shaken(registry.build("dcdr_unet", 16), 0.02).eval()
-    coded = picture(1, 16, 4 * HALO_PX)
-    left = 2 * HALO_PX
+@pytest.mark.parametrize(("name", "halo_px"), [("dcdr_unet", HALO_PX), ("dcdr_unet_deep", DEEP_HALO_PX)])
+def test_a_tile_with_its_halo_gives_the_whole_frames_pixels(name: str, halo_px: int) -> None:
+    network = shaken(registry.build(name, 16), 0.02).eval()
+    coded = picture(1, 16, 4 * halo_px)
+    left = 2 * halo_px
     with torch.no_grad():
         whole = network(coded)
-        tile = network(coded[..., left - HALO_PX :])
-    torch.testing.assert_close(tile[..., HALO_PX:], whole[..., left:], rtol=0, atol=1e-5)
+        tile = network(coded[..., left - halo_px :])
+    torch.testing.assert_close(tile[..., halo_px:], whole[..., left:], rtol=0, atol=1e-5)
 
 
 def test_inspection_gives_what_the_figures_need() -> None:

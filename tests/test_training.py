@@ -389,7 +389,7 @@ def test_a_run_starts_from_a_checkpoint_that_fits(shards: Path, tmp_path: Path) 
 
 
 def test_cityscapes_trains_and_its_white_goes_into_the_checkpoint(tmp_path: Path) -> None:
-    for split, cities in (("train", ("aachen", "bochum")), ("val", ("lindau",))):
+    for part, cities in (("train", ("aachen", "bochum")), ("val", ("lindau",))):
         for city in cities:
             truth = np.clip(light(48, 64, len(city)) / 8, 0, 1)
             stem = f"{city}_000000_000019"
@@ -397,7 +397,7 @@ def test_cityscapes_trains_and_its_white_goes_into_the_checkpoint(tmp_path: Path
                 ("leftImg8bit", np.round(255 * np.clip(truth * 4, 0, 1) ** (1 / 2.2)).astype(np.uint8)),
                 ("leftImg16bit", np.round(65535 * truth).astype(np.uint16)),
             ):
-                folder = tmp_path / kind / split / city
+                folder = tmp_path / kind / part / city
                 folder.mkdir(parents=True)
                 cv2.imwrite(str(folder / f"{stem}_{kind}.png"), picture[..., ::-1])
     words = [
