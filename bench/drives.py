@@ -37,7 +37,8 @@ def convert_and_score(drives: list[Path], model: str) -> Scores:
             raise SunvisorError(next(report.error for report in batch.files if report.error) or "a drive failed")
         found = {}
         for drive, job in zip(drives, jobs, strict=True):
-            scores = evaluate(Request(result=job.output, truth=drive / "gt.npz")).scores
+            scores = evaluate(Request(result=job.output, truth=drive / "gt.npz")).drive
+            assert scores is not None
             found[drive.name] = {name: dataclasses.asdict(scores)[name] for name in FIGURES}
             told = "  ".join(f"{name} {value:.3f}" for name, value in found[drive.name].items())
             sys.stderr.write(f"{model} {drive.name}: {told}\n")
