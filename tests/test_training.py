@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import run_pipeline
 from configs.schema import profiles, recipes
+from demo.scene import Drive, DriveOptions
 from models import checkpoints
 from models.encodings import decode
 from models.model import Model
@@ -421,7 +422,8 @@ def model_light(model: Model, coded: torch.Tensor) -> torch.Tensor:
 def test_shipped_checkpoints_restore_with_net_r(name: str) -> None:
     """A restoration network that died in training (its last ReLU silent) would leave a tone curve, and nobody would see it in the loss."""
     model = checkpoints.load(name)
-    coded, truth = shoot(light(128, 192, 3), BENCH_SHOT, np.random.default_rng(0))
+    drive = Drive(DriveOptions(width=480, height=270))
+    coded, truth = shoot(drive.frame(10), BENCH_SHOT, np.random.default_rng(0))
     _, restored = model.parts(torch.from_numpy(coded).permute(2, 0, 1)[None].float() / 255)
     lost = torch.from_numpy(truth.max(-1) >= 1)
     assert float(restored[0][:, lost].std()) > 0.01
