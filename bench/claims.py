@@ -9,13 +9,13 @@ figure is of the averaged weights after the last iteration, on the held-out scen
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 
 import torch
 
+from bench.results_files import write_results
 from evaluation.progress import Bar
 from models import checkpoints
 from pipeline.version import software
@@ -89,9 +89,7 @@ def main() -> None:
         f"{args.iterations} iterations of 4 x 128 x 128 in each arm, width 16, {args.seeds} seeds, mean ± standard deviation on the "
         f"held-out scenes of {args.data}; {software()}; torch {torch.__version__}."
     )
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "claims.md").write_text(table(results, header))
-    (args.output / "claims.json").write_text(json.dumps({"header": header, "results": results}, indent=1) + "\n")
+    write_results(args.output, "claims", table(results, header), {"header": header, "results": results})
     sys.stdout.write(table(results, header))
 
 

@@ -6,7 +6,6 @@ of the slowest stage alone and the CPU seconds of all stages alone over the numb
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from bench.results_files import write_results
 from configs.schema import load_config
 from demo.dashcam import record
 from demo.scene import Drive, DriveOptions
@@ -70,9 +70,8 @@ def run_bench(output: Path, clip: Path | None = None) -> str:
         "ratio": batch.working_seconds / max(slowest, shared),
         "peak_memory_bytes": peak.bytes,
     }
-    (output / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     text = _table(facts)
-    (output / "bench.md").write_text(text + "\n")
+    write_results(output, "bench", text + "\n", facts)
     return text
 
 

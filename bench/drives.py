@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
+from bench.results_files import write_results
 from configs.schema import load_config
 from evaluation.evaluate import Request, evaluate
 from models import checkpoints
@@ -75,9 +75,7 @@ def main() -> None:
         raise InputError(f"{args.drives}: no drive (a folder with sdr.mp4 and gt.npz) in it.")
     results = {model: convert_and_score(drives, model) for model in args.models}
     header = f"{len(drives)} virtual drives, converted by `convert` with the dashcam defaults, scored at 1000 nits."
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "drives.md").write_text(table(results, header))
-    (args.output / "drives.json").write_text(json.dumps({"header": header, "results": results}, indent=1) + "\n")
+    write_results(args.output, "drives", table(results, header), {"header": header, "results": results})
     sys.stdout.write(table(results, header))
 
 

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from demo.textures import car_rear, facade, look_up, mipmaps, noise, opaque, smoothstep, tree
-from demo.view import View, draw_lines, haze_share, paste, rotation
+from demo.view import View, draw_lines, haze_share, paste
+from evaluation.metrics import rotation
 
 Array = np.ndarray
 SUN_AZIMUTH, SUN_ELEVATION = np.radians(6.2), np.radians(15.0)

@@ -51,14 +51,6 @@ class View:
         return x[None, :, None] * turn[:, 0] + y[:, None, None] * turn[:, 1] + turn[:, 2]
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> Array:
-    """Camera axes to world axes: yaw to the right, pitch up, roll clockwise, radians."""
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    return about_y @ about_x @ np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-
-
 def _in_front(corners: Array) -> Array:
     """Cut a polygon (n, 3) in camera axes at the near plane."""
     kept = []

@@ -15,7 +15,7 @@ from evaluation import colorvideovdp, drives, operators
 from evaluation.colorvideovdp import ColorVideoVDP
 from evaluation.hdrvdp import HdrVdp
 from evaluation.images import SUFFIXES
-from evaluation.metrics import LIMIT_SHARE, Meter, limit
+from evaluation.metrics import LIMIT_SHARE, WHITE_NITS, Meter, limit
 from evaluation.pairs import Case, Network, dataset_cases, picture_cases
 from evaluation.progress import Bar
 from evaluation.psnr import PEAK, SSIM_WINDOW, Viewing, fitted_scale, measure
@@ -29,7 +29,6 @@ from training.datasets.vds import VDSDataset
 
 Array = np.ndarray
 NORMALISATIONS = ("none", "peak")
-WHITE_NITS = 203.0
 VDS_TEST_PICTURES = 48
 DEFAULT_SPLIT = {"vds": "test", "cityscapes": "val"}
 

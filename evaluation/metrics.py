@@ -16,10 +16,12 @@ from evaluation.tonemap import Light
 from pipeline.errors import InputError
 
 Array = np.ndarray
+WHITE_NITS = 203.0
+"""SDR reference white (ITU-R BT.2408)."""
 LUMA_709 = np.array([0.2126, 0.7152, 0.0722], np.float32)
 FLOOR_NITS = 0.005
 LIMIT_SHARE = 0.8
-"""FFmpeg's names of PQ and HLG."""
+"""Of the peak: above it both sides are limited."""
 CELLS_ACROSS, CELLS_DOWN = 720, 360
 """Cells of half a degree in which `flicker` finds a scene point again."""
 MIN_CELLS = 50

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from evaluation.metrics import LUMA_709
+
 Array = np.ndarray
-LUMINANCE_709 = np.array([0.2126, 0.7152, 0.0722])
 DARKEST = 1e-6
 """Luminance added before a logarithm is taken, relative light."""
 
@@ -26,7 +27,7 @@ def reinhard(light: Array, key: float = REINHARD_KEY) -> Array:
     light: (H, W, 3) linear, BT.709 primaries, any unit, at least 0. The log-average luminance comes at `key`; the brightest pixel
     at 1 (the paper's default for L_white). Returns (H, W, 3) float64, linear, clipped to [0, 1].
     """
-    luminance = light @ LUMINANCE_709
+    luminance = light @ LUMA_709
     scaled = key / np.exp(np.mean(np.log(DARKEST + luminance))) * luminance
     white = max(float(scaled.max()), DARKEST)
     return _with_luminance(light, luminance, scaled * (1.0 + scaled / white**2) / (1.0 + scaled))
@@ -40,7 +41,7 @@ def kim_kautz(light: Array, c1: float = KIM_KAUTZ_C1, c2: float = KIM_KAUTZ_C2) 
     the result exp(c2 k2 (L - m) + m) is stretched from its 1st and 99th percentiles to [0, 1]. A picture of one luminance, which has
     no range to map, becomes mid grey (0.5). Returns (H, W, 3) float64, linear, clipped to [0, 1].
     """
-    luminance = light @ LUMINANCE_709
+    luminance = light @ LUMA_709
     log = np.log(luminance + DARKEST)
     mean, span = log.mean(), log.max() - log.min()
     if span < 1e-9:

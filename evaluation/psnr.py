@@ -10,7 +10,7 @@ import torch
 from kornia.metrics import ssim
 
 from evaluation import operators
-from evaluation.metrics import limit, pu21
+from evaluation.metrics import LUMA_709, limit, pu21
 from evaluation.tonemap import MU_METRICS, compress, srgb_signal
 
 Array = np.ndarray
@@ -71,6 +71,6 @@ def structural_similarity(a: Array, b: Array, peak: float) -> float:
 def fitted_scale(result: Array, truth: Array, floor: float = 1e-4) -> float:
     """The number to multiply the result by so that it is as bright as the truth: the median of the ratio of luminances (BT.709),
     over pixels where both are above `floor`; 1.0 when there is none."""
-    ours, theirs = (np.asarray(light, np.float64) @ operators.LUMINANCE_709 for light in (result, truth))
+    ours, theirs = (np.asarray(light, np.float64) @ LUMA_709 for light in (result, truth))
     known = (ours > floor) & (theirs > floor)
     return float(np.exp(np.median(np.log(theirs[known] / ours[known])))) if known.any() else 1.0

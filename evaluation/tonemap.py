@@ -1,4 +1,4 @@
-"""HDR light made fit for an 8-bit picture, for reports; and the tone curve that metrics, figures and training share."""
+"""HDR light made fit for an 8-bit picture, for reports; and the paper's tone curve, which metrics and training share."""
 
 from __future__ import annotations
 

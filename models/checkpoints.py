@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from models import registry
+from models.files import write_whole
 from models.model import Model, ModelSpec
 
 FORMAT_VERSION = 1
@@ -69,12 +69,7 @@ def save(path: str | Path, network: nn.Module, spec: ModelSpec, half: bool = Fal
     _fill(_network(path, spec), tensors, path)
     metadata = json.dumps({"format_version": FORMAT_VERSION, **fields}, sort_keys=True, ensure_ascii=False)
     data = serialise(tensors, metadata={METADATA_KEY: metadata})
-    partial = path.with_name(f"{path.name}.part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, data)
     return dataclasses.replace(spec, name=path.stem, sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -45,45 +45,34 @@ class Architecture:
     maps_alive: tuple[int, int]
 
 
+_DCDR_UNET = Architecture(
+    name="dcdr_unet",
+    builder=dcdr_unet.DCDRUNet,
+    widths=(16, 32, 64),
+    sft=(False, True),
+    precisions=("fp32", "bf16", "fp16"),
+    size_multiple=u_shape.SIZE_MULTIPLE,
+    halo_px=dcdr_unet.HALO_PX,
+    value_range=(0.0, 1.0),
+    transfers=INPUT_ENCODINGS,
+    restores=True,
+    maps_alive=(8, 11),
+)
+
 ARCHITECTURES = (
-    Architecture(
-        name="dcdr_unet",
-        builder=dcdr_unet.DCDRUNet,
-        widths=(16, 32, 64),
-        sft=(False, True),
-        precisions=("fp32", "bf16", "fp16"),
-        size_multiple=u_shape.SIZE_MULTIPLE,
-        halo_px=dcdr_unet.HALO_PX,
-        value_range=(0.0, 1.0),
-        transfers=INPUT_ENCODINGS,
-        restores=True,
-        maps_alive=(8, 11),
-    ),
-    Architecture(
+    _DCDR_UNET,
+    replace(
+        _DCDR_UNET,
         name="dcdr_unet_deep",
         builder=partial(dcdr_unet.DCDRUNet, deep=True),
-        widths=(16, 32, 64),
-        sft=(False, True),
-        precisions=("fp32", "bf16", "fp16"),
         size_multiple=u_shape.DEEP_SIZE_MULTIPLE,
         halo_px=dcdr_unet.DEEP_HALO_PX,
-        value_range=(0.0, 1.0),
-        transfers=INPUT_ENCODINGS,
-        restores=True,
-        maps_alive=(8, 11),
     ),
-    Architecture(
+    replace(
+        _DCDR_UNET,
         name="residual_unet",
         builder=partial(dcdr_unet.DCDRUNet, block=PlainBlock),
-        widths=(16, 32, 64),
-        sft=(False, True),
-        precisions=("fp32", "bf16", "fp16"),
-        size_multiple=u_shape.SIZE_MULTIPLE,
         halo_px=hdrunet.HALO_PX,
-        value_range=(0.0, 1.0),
-        transfers=INPUT_ENCODINGS,
-        restores=True,
-        maps_alive=(8, 11),
     ),
     Architecture(
         name="hdrunet",

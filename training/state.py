@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from models.files import write_whole
 from pipeline.errors import InputError
 
 KEY = "sunvisor_training"
@@ -40,13 +40,7 @@ def save_state(path: Path, network: nn.Module, optimiser: torch.optim.Adam, ema:
             if parameter in optimiser.state:
                 tensors[f"{moment}.{name}"] = optimiser.state[parameter][moment]
     flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    data = save(flat, metadata={KEY: json.dumps(facts)})
-    partial = path.with_name(f"{path.name}.part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, save(flat, metadata={KEY: json.dumps(facts)}))
 
 
 def load_state(path: Path, network: nn.Module, optimiser: torch.optim.Adam, ema: Ema, step: int) -> None:

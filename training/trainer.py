@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models import checkpoints
 from models.encodings import decode
+from models.files import write_whole
 from models.model import ModelSpec
 from pipeline.errors import InputError, SunvisorError
 from training.data import open_data
@@ -186,9 +187,7 @@ class Trainer:
         lines = path.read_text().splitlines()[1:] if path.exists() else []
         lines = [line for line in lines if int(line.split("\t")[0]) < step]
         lines.append("\t".join([str(step), *(f"{checked.figures[name]:.4f}" for name in names)]))
-        partial = path.with_name(f"{path.name}.part")
-        partial.write_text("\n".join(["\t".join(["iteration", *names]), *lines]) + "\n")
-        partial.replace(path)
+        write_whole(path, ("\n".join(["\t".join(["iteration", *names]), *lines]) + "\n").encode())
 
     def _averaged(self) -> nn.Module:
         network = copy.deepcopy(self.network)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evaluation.metrics import score
+from evaluation.metrics import WHITE_NITS, score
 from evaluation.tonemap import encode_srgb, tone_map
 from models.encodings import decode
 from models.model import Model
 from training.sample import Dataset
 
 Array = np.ndarray
-WHITE_NITS = 203.0
 PICTURES = 4
 
 
