@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import SUFFIXES, read_light
+from datasets.images import SUFFIXES, read_light
 from evaluation.metrics import Pose
 from evaluation.nits import count_frames, read_nits
 from pipeline.errors import InputError

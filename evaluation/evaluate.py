@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.cityscapes import CityscapesDataset
+from datasets.images import SUFFIXES
+from datasets.pairs import PairDataset
+from datasets.vds import VDSDataset
 from evaluation import colorvideovdp, drives, operators
 from evaluation.colorvideovdp import ColorVideoVDP
 from evaluation.hdrvdp import HdrVdp
-from evaluation.images import SUFFIXES
 from evaluation.metrics import LIMIT_SHARE, WHITE_NITS, Meter, limit
 from evaluation.pairs import Case, Network, dataset_cases, picture_cases
 from evaluation.progress import Bar
@@ -23,9 +26,6 @@ from evaluation.tables import Report, Row
 from evaluation.tonemap import MU_METRICS
 from pipeline.errors import InputError, SunvisorError
 from pipeline.version import software
-from training.datasets.cityscapes import CityscapesDataset
-from training.datasets.pairs import PairDataset
-from training.datasets.vds import VDSDataset
 
 Array = np.ndarray
 NORMALISATIONS = ("none", "peak")

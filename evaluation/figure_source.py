@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.images import SUFFIXES, read_stored
+from datasets.images import SUFFIXES, read_stored
 from pipeline.color import ColorSpec, PixelLayout, unpack
 from pipeline.decode import decode_span
 from pipeline.errors import InputError

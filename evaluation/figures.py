@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.images import read_light
 from evaluation.figure import save_png
 from evaluation.figure_choice import (
     Crop,
@@ -24,7 +25,6 @@ from evaluation.figure_offsets import Aimed, draw_offsets
 from evaluation.figure_source import Picture, is_image, read_frames, read_image
 from evaluation.figure_strips import draw_strips
 from evaluation.figure_summands import draw_features, draw_summands, signal_of
-from evaluation.images import read_light
 from models import checkpoints
 from models.model import Model
 from pipeline.color import coded_signal

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.images import SUFFIXES, read_light
+from datasets.images import SUFFIXES, read_light
+from datasets.pairs import PairDataset
 from models import checkpoints
 from models.checkpoints import CheckpointError
 from models.encodings import decode
 from pipeline.engine import resolve_device
 from pipeline.errors import InputError
 from pipeline.stages.reconstruct import Reconstruct, choose_tile
-from training.datasets.pairs import PairDataset
 
 Array = np.ndarray
 TILE_BUDGET_BYTES = 1_500_000_000

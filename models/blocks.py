@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.convolution import Conv2d, Float32Conv2d, scale_weights
 
 SLOPE = 0.1
-"""Of the leaky ReLUs in the condition branch, as in HDRUNet."""
+"""Of the leaky ReLUs: in the condition branch, as in HDRUNet, and before the last layer, which is ours."""
 
 
 class Pointwise(nn.Module):
@@ -81,11 +81,17 @@ class ConditionNetwork(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the size: a 3x3 convolution to four times the channels, then pixel shuffle."""
+    """Doubles the size: a 3x3 convolution to four times the channels, then pixel shuffle.
+
+    The four filters that fill a 2x2 cell begin alike, so that a fresh network draws no grid (Aitken et al. 2017, ICNR).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = Conv2d(width, 4 * width, 3)
+        with torch.no_grad():
+            for parameter in (self.conv.weight, self.conv.bias):
+                parameter.copy_(parameter[:width].repeat_interleave(4, dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, h, w) -> (N, width, 2h, 2w)."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SFT, ConditionNetwork, Upsample
+from models.blocks import SFT, SLOPE, ConditionNetwork, Upsample
 from models.convolution import Conv2d, Float32Conv2d, scale_weights
 
 SIZE_MULTIPLE = 4
@@ -111,7 +111,7 @@ class UShape(nn.Module):
             x = block(x, half_c)
         x = F.relu_(self.up_full(x)) + full
         x = x if self.sft_out is None else self.sft_out(x, full_c)
-        x = F.relu_(self.conv_full_out(x))
+        x = F.leaky_relu_(self.conv_full_out(x), SLOPE)  # a plain ReLU before a layer of zeros dies in training
         return self.conv_out(x)[..., :height, :width]
 
 

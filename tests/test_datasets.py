@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.cityscapes import CityscapesDataset
+from datasets.pairs import read_coded
+from datasets.sample import Dataset
+from datasets.vds import VDSDataset
 from pipeline.errors import InputError
-from training.datasets.cityscapes import CityscapesDataset
-from training.datasets.pairs import read_coded
-from training.datasets.vds import VDSDataset
-from training.sample import Dataset
 
 HEIGHT, WIDTH = 12, 16
 

@@ -21,11 +21,11 @@ import pytest
 import torch
 
 import run_pipeline
+from datasets.images import LARGEST_HALF, read_light, read_stored
 from evaluation.colorvideovdp import DISPLAY, ColorVideoVDP
 from evaluation.drives import read_truth
 from evaluation.evaluate import Request, evaluate
 from evaluation.hdrvdp import HdrVdp
-from evaluation.images import LARGEST_HALF, read_light, read_stored
 from evaluation.metrics import pu21
 from evaluation.nits import count_frames, read_nits
 from evaluation.operators import KIM_KAUTZ_DISPLAY_NITS, kim_kautz, reinhard

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import encodings, registry
+from models.blocks import Upsample
 from models.convolution import set_precision
 from models.dcdr_unet import DEEP_HALO_PX, HALO_PX
 from models.model import Model, ModelSpec, best_precision
@@ -164,6 +165,12 @@ def test_float32_islands_stay_float32() -> None:
     assert {p.dtype for p in network.net_t.parameters()} == {torch.float32}
     assert network.net_r.conv_in.weight.dtype == network.net_r.conv_out.weight.dtype == torch.float32
     assert network.net_r.blocks_quarter[0].deform.weight.dtype == torch.bfloat16
+
+
+def test_fresh_upsampling_draws_no_grid() -> None:
+    torch.manual_seed(0)
+    up = Upsample(8)(torch.randn(1, 8, 5, 6))
+    assert torch.equal(up, up[..., ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def test_training_moves_every_parameter() -> None:

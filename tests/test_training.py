@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import run_pipeline
 from configs.schema import profiles, recipes
+from datasets.sample import Sample
 from demo.scene import Drive, DriveOptions
 from models import checkpoints
 from models.encodings import decode
@@ -34,10 +35,9 @@ from training.camera import (
     response_curve,
     shoot,
 )
-from training.losses import Loss, detail_error, limit
+from training.losses import Loss, colour_error, detail_error, limit, slope_error
 from training.prepare import HELD_OUT, prepare, split
 from training.processes import Processes
-from training.sample import Sample
 from training.sampler import Sampler
 from training.scenes import Scene, View, perspective, random_view, read_scene
 from training.settings import LossSettings, load_train_config
@@ -262,7 +262,10 @@ def test_equal_light_costs_nothing_and_worse_light_more(name: str) -> None:
 
 def test_tanh_loss_is_hdrunets() -> None:
     light_, truth = pair()
-    loss = Loss(LossSettings(pixel="tanh", limit=0, lost_weight=0, detail_weight=0, quiet_weight=0), None)
+    plain = LossSettings(
+        pixel="tanh", limit=0, lost_weight=0, detail_weight=0, slope_weight=0, colour_weight=0, quiet_weight=0
+    )
+    loss = Loss(plain, None)
     got = loss(light_ + 0.2, torch.zeros_like(truth), truth.clamp(0, 1), truth, 0).total
     assert torch.allclose(got, F.l1_loss(torch.tanh(light_ + 0.2), torch.tanh(truth)))
 
@@ -283,6 +286,26 @@ def test_detail_error_is_one_without_detail_and_zero_with_the_right_one() -> Non
     assert float(detail_error(torch.full_like(truth, 1.5), truth, lost)) == pytest.approx(1, abs=0.05)
     outside = torch.where(lost > 0, truth, truth * torch.rand(1, 1, 96, 96))
     assert float(detail_error(outside, truth, lost)) == pytest.approx(0, abs=1e-4)
+
+
+def test_slope_error_sees_grids_and_casts_that_change_but_no_brightness() -> None:
+    truth, lost = torch.full((1, 3, 64, 64), 2.0), torch.ones(1, 1, 64, 64)
+    columns = torch.arange(64).view(1, 1, 1, 64)
+    grid = truth * torch.exp2(0.1 * (columns // 4 % 2))
+    assert float(slope_error(truth * 2, truth, lost)) == pytest.approx(0, abs=1e-6)
+    # Steps of 0.1 stop at every fourth column: 15 of 63 neighbours at full size, 15 of 31 at half, all at a quarter; none down the rows.
+    assert float(slope_error(grid, truth, lost)) == pytest.approx(0.1 * (15 / 63 + 15 / 31 + 1) / 6, rel=1e-3)
+    half = lost.clone()
+    half[..., 32:] = 0
+    assert float(slope_error(torch.where(columns < 32, truth, grid), truth, half)) == pytest.approx(0, abs=1e-6)
+
+
+def test_colour_error_is_the_cast_in_stops() -> None:
+    truth, lost = torch.full((1, 3, 8, 8), 2.0), torch.ones(1, 1, 8, 8)
+    cast = truth * torch.tensor([2.0, 1.0, 0.5]).view(1, 3, 1, 1)
+    assert float(colour_error(truth * 3, truth, lost)) == pytest.approx(0, abs=1e-6)
+    assert float(colour_error(cast, truth, lost)) == pytest.approx(1.0)
+    assert float(colour_error(cast, truth, 0 * lost)) == 0
 
 
 def test_quiet_counts_only_what_net_r_adds_where_nothing_was_lost() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.sample import Dataset
 from pipeline.errors import InputError
-from training.sample import Dataset
 from training.sampler import Sampler
 from training.settings import TrainConfig
 from training.shards import ShardDataset
@@ -26,12 +26,12 @@ def open_data(config: TrainConfig) -> tuple[Sampler, Held]:
         training, held = ShardDataset(folder / "train"), ShardDataset(folder / "validation")
         numbers, held_numbers = range(len(training)), range(len(held))
     elif settings.kind == "cityscapes":
-        from training.datasets.cityscapes import CityscapesDataset
+        from datasets.cityscapes import CityscapesDataset
 
         training, held = CityscapesDataset(folder, "train"), CityscapesDataset(folder, "val")
         numbers, held_numbers = range(len(training)), range(len(held))
     else:
-        from training.datasets.vds import VDSDataset
+        from datasets.vds import VDSDataset
 
         training = held = VDSDataset(folder, "train", settings.normalise)
         scenes = sorted(set(training.scenes))

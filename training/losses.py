@@ -20,6 +20,7 @@ UNLIMITED_SHARE = 0.25
 
 FLOOR = FLOOR_NITS / WHITE_NITS
 DETAIL_FLOOR_STOPS = 0.1
+SLOPE_SCALES = 3
 NEAR_WHITE_CODE = 0.9
 
 
@@ -29,6 +30,8 @@ class Terms(NamedTuple):
     total: Tensor
     pixel: Tensor
     detail: Tensor
+    slope: Tensor
+    colour: Tensor
     quiet: Tensor
     perceptual: Tensor
 
@@ -55,7 +58,8 @@ class Loss:
 
     pixel: L1 in the named encoding, of limited light, plus a quarter of the L1 of unlimited light (so that what lies above the limit counts a fifth); lost pixels (truth at or above
     white) count `lost_weight` times more. detail: the squared error of band-passed log luminance (sigma 2 to 16 px) inside lost
-    regions, as a share of the truth's own power there: near 1 where the result has no detail at all. quiet: what Net_R adds where the camera
+    regions, as a share of the truth's own power there: near 1 where the result has no detail at all. slope, colour: see `slope_error`
+    and `colour_error`. quiet: what Net_R adds where the camera
     lost nothing. perceptual: of light tone-mapped after the paper's equation 1, mu = 10.
     """
 
@@ -76,13 +80,16 @@ class Loss:
             pixel = pixel + UNLIMITED_SHARE * beyond
         nothing = pixel.new_zeros(())
         detail = detail_error(shown, wanted, lost) if s.detail_weight else nothing
+        slope = slope_error(shown, wanted, lost) if s.slope_weight else nothing
+        colour = colour_error(shown, wanted, lost) if s.colour_weight else nothing
         kept = (coded.amax(dim=1, keepdim=True) < NEAR_WHITE_CODE).float()
         quiet = (restored.abs() * kept).mean() if s.quiet_weight else nothing
         perceptual = nothing
         if self.perceptual is not None and step % s.perceptual_every == 0:
             perceptual = self.perceptual(compress(light.clamp_min(0)), compress(truth))
-        total = pixel + s.detail_weight * detail + s.quiet_weight * quiet + s.perceptual_weight * perceptual
-        return Terms(total, pixel, detail, quiet, perceptual)
+        total = pixel + s.detail_weight * detail + s.slope_weight * slope + s.colour_weight * colour
+        total = total + s.quiet_weight * quiet + s.perceptual_weight * perceptual
+        return Terms(total, pixel, detail, slope, colour, quiet, perceptual)
 
 
 def detail_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
@@ -93,9 +100,35 @@ def detail_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
     return ((a - b).square() * area).sum() / area.sum().clamp_min(1) / (power + DETAIL_FLOOR_STOPS**2)
 
 
+def slope_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
+    """Mean error, in stops, of the differences between neighbours inside lost regions, each channel by itself, at full, half and quarter
+    size: grids, streaks and blotches where the truth is smooth (the gradient matching of Li and Snavely 2018, equation 6)."""
+    error, total = _log2(light) - _log2(truth), light.new_zeros(())
+    for scale in range(SLOPE_SCALES):
+        if scale:
+            error, lost = F.avg_pool2d(error, 2), (F.avg_pool2d(lost, 2) == 1).float()
+        for axis in (2, 3):
+            length = error.shape[axis] - 1
+            both = lost.narrow(axis, 0, length) * lost.narrow(axis, 1, length)
+            steps = error.diff(dim=axis).abs().mean(dim=1, keepdim=True)
+            total = total + (steps * both).sum() / both.sum().clamp_min(1)
+    return total / (2 * SLOPE_SCALES)
+
+
+def colour_error(light: Tensor, truth: Tensor, lost: Tensor) -> Tensor:
+    """Mean error, in stops, of R/G and B/G over lost pixels."""
+    error = _log2(light) - _log2(truth)
+    casts = (error[:, ::2] - error[:, 1:2]).abs().mean(dim=1, keepdim=True)
+    return (casts * lost).sum() / lost.sum().clamp_min(1)
+
+
+def _log2(light: Tensor) -> Tensor:
+    return light.clamp_min(FLOOR).log2()
+
+
 def _log_luminance(light: Tensor) -> Tensor:
     luma = torch.from_numpy(LUMA_709).to(light).view(1, 3, 1, 1)
-    return (light * luma).sum(dim=1, keepdim=True).clamp_min(FLOOR).log2()
+    return _log2((light * luma).sum(dim=1, keepdim=True))
 
 
 def _band(log_y: Tensor, mask: Tensor) -> Tensor:

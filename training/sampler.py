@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.sample import Dataset
 from pipeline.errors import InputError
-from training.sample import Dataset
 from training.shards import ShardDataset
 
 Array = np.ndarray

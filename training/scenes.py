@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from evaluation.images import read_light
+from datasets.images import read_light
 from evaluation.metrics import camera_rays, rotation
 from pipeline.errors import InputError
 

@@ -51,6 +51,8 @@ class LossSettings:
     limit: float = 3.94
     lost_weight: float = 3.0
     detail_weight: float = 0.1
+    slope_weight: float = 0.2
+    colour_weight: float = 0.05
     quiet_weight: float = 0.05
     perceptual: str = "none"
     perceptual_weight: float = 0.1
@@ -59,7 +61,7 @@ class LossSettings:
 
 @dataclass
 class TrainConfig:
-    """One training run. amp: auto = bfloat16 on CUDA, off on a CPU. Intervals are in iterations. licence, training_data: for the checkpoint."""
+    """One training run. amp: auto = bf16 on CUDA, float32 on a CPU. Intervals are in iterations. licence, training_data: for the checkpoint."""
 
     output: str = "runs/train"
     device: str = "auto"
@@ -81,7 +83,7 @@ class TrainConfig:
 
 LEGAL: dict[str, tuple[Any, ...]] = {
     "device": ("auto", "cpu", "cuda"),
-    "amp": ("auto", "off", "bf16"),
+    "amp": ("auto", "float32", "bf16"),
     "model.architecture": tuple(entry.name for entry in registry.ARCHITECTURES if entry.restores),
     "model.input_encoding": INPUT_ENCODINGS,
     "model.output_encoding": tuple(ENCODINGS),
@@ -106,6 +108,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "loss.limit": (0, 1e6),
     "loss.lost_weight": (0, 1e6),
     "loss.detail_weight": (0, 1e6),
+    "loss.slope_weight": (0, 1e6),
+    "loss.colour_weight": (0, 1e6),
     "loss.quiet_weight": (0, 1e6),
     "loss.perceptual_weight": (0, 1e6),
     "loss.perceptual_every": (1, 1 << 40),

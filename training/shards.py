@@ -14,8 +14,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from datasets.sample import Sample
 from pipeline.errors import InputError, SunvisorError
-from training.sample import Sample
 
 Array = np.ndarray
 STEPS, BRIGHTEST, MU = 4095, 64.0, 100.0
@@ -59,7 +59,7 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> int:
 
 
 class ShardDataset:
-    """All frames of the shards in a folder, held in memory. Follows training.sample.Dataset."""
+    """All frames of the shards in a folder, held in memory. Follows datasets.sample.Dataset."""
 
     def __init__(self, folder: Path) -> None:
         """InputError when there are none, or one is damaged."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from datasets.sample import Dataset
 from evaluation.metrics import WHITE_NITS, score
 from evaluation.tonemap import encode_srgb, tone_map
 from models.encodings import decode
 from models.model import Model
-from training.sample import Dataset
 
 Array = np.ndarray
 PICTURES = 4

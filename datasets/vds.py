@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import read_light
+from datasets.images import read_light
+from datasets.pairs import Pair, PairDataset, example_of
 from pipeline.errors import InputError
-from training.datasets.pairs import Pair, PairDataset, example_of
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 TRUTH_SUFFIX = ".hdr"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import FULL_SCALE_16, read_stored
+from datasets.images import FULL_SCALE_16, read_stored
+from datasets.pairs import Pair, PairDataset, example_of
 from pipeline.errors import InputError
-from training.datasets.pairs import Pair, PairDataset, example_of
 
 CODED, TRUTH = "leftImg8bit", "leftImg16bit"
 EXAMPLE = "aachen_000000_000019"

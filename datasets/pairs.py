@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images import read_stored
+from datasets.images import read_stored
+from datasets.sample import Sample
 from pipeline.errors import InputError
-from training.sample import Sample
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
@@ -28,7 +28,7 @@ class Pair:
 
 
 class PairDataset:
-    """Samples from pairs of files, read when asked for (training.sample.Dataset).
+    """Samples from pairs of files, read when asked for (datasets.sample.Dataset).
 
     read_truth: a file -> (H, W, 3) float32 linear light, at least 0; it raises InputError for a file that it cannot use.
     """
