@@ -43,6 +43,7 @@ from training.scenes import Scene, View, perspective, random_view, read_scene
 from training.settings import LossSettings, load_train_config
 from training.shards import MAX_BYTES, ShardDataset, from_steps, to_steps, write_shard
 from training.trainer import STATE, Trainer, learning_rate
+from training.wires import FINE, _stroke, draw_wires
 
 ROOT = Path(__file__).parents[1]
 CPU = Processes(0, 1, torch.device("cpu"))
@@ -239,6 +240,27 @@ def test_unknown_folders_hold_out_every_eighth_scene() -> None:
     assert [path.stem for path in held] == ["s00", "s08", "s16"] and len(kept) == 14
     with pytest.raises(InputError, match="need one each"):
         split(paths[:1], HELD_OUT)
+
+
+# Wires
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_wires_darken_a_sky_and_never_brighten_it(seed: int) -> None:
+    sky = np.full((90, 160, 3), 4.0, np.float32)
+    seen = draw_wires(sky, np.random.default_rng(seed))
+    changed = (seen < 4.0).any(-1)
+    assert seen.min() > 0 and seen.max() <= 4.0
+    assert 0 < changed.mean() < 0.4
+    assert np.array_equal(seen, draw_wires(sky, np.random.default_rng(seed)))
+
+
+def test_a_thin_wire_covers_part_of_a_pixel() -> None:
+    """One of a quarter of a pixel takes about a quarter of each column's light of one pixel, wherever it runs."""
+    canvas = np.zeros((20 * FINE, 40 * FINE), np.uint8)
+    _stroke(canvas, np.array([[-5.0, 8.3], [45.0, 11.1]]), np.full(2, 0.25))
+    cover = cv2.resize(canvas, (40, 20), interpolation=cv2.INTER_AREA).astype(float) / 255
+    assert np.abs(cover.sum(0) - 0.25).max() < 0.15 and cover.max() < 0.5
 
 
 # Losses

@@ -19,7 +19,7 @@ SIZES = ((216, 384), (270, 480), (270, 480), (360, 640))
 """(height, width) that training frames are rendered at; shards hold one size each."""
 
 NOTE = "prepare.json"
-VERSION = 2
+VERSION = 3
 """Of the rendering: shards of one are not those of another."""
 
 SCENES_IN_MEMORY = 128

@@ -11,12 +11,14 @@ import numpy as np
 from datasets.images import read_light
 from evaluation.metrics import camera_rays, rotation
 from pipeline.errors import InputError
+from training.wires import draw_wires
 
 Array = np.ndarray
 SUFFIXES = (".exr", ".hdr")
 PANORAMA_ASPECT = 2.0
 BARE_SUN_PERCENTILE = 99.995
 DASHCAM_SHARE = 0.6
+WIRES_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def random_view(scene: Scene, height: int, width: int, rng: np.random.Generator)
     """Light (height, width, 3) of a view as a car's camera may have it, any scale; headings with bright light come more often.
 
     Of a panorama a perspective view: most as a dashcam has them, which looks ahead with some 90 degrees and drives into the light (the
-    bench's drives begin so too), the others anyhow. Of a plain picture a cut-out. Half of them are mirrored left to right.
+    bench's drives begin so too), the others anyhow. Of a plain picture a cut-out. Some have wires in front; half of them are mirrored
+    left to right.
     """
     if scene.panorama:
         if rng.random() < DASHCAM_SHARE:
@@ -87,6 +90,8 @@ def random_view(scene: Scene, height: int, width: int, rng: np.random.Generator)
         light = perspective(scene.light, view, height, width)
     else:
         light = _cut_out(scene.light, height, width, rng)
+    if rng.random() < WIRES_SHARE:
+        light = draw_wires(light, rng)
     return np.ascontiguousarray(light[:, ::-1]) if rng.random() < 0.5 else light
 
 

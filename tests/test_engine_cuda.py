@@ -1,0 +1,371 @@
+"""The engine for GPUs. Without one: its order of work under every legal order of its streams. With one: bits, graphs, memory."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import registry
+from models.deform_conv import deform_conv2d
+from models.model import Model, ModelSpec
+from pipeline import cuda_engine
+from pipeline.batching import DeviceMemoryError
+from pipeline.color import ColorSpec, OutputSpec, PixelLayout
+from pipeline.cuda_engine import CudaEngine
+from pipeline.cuda_streams import DeformWatch, compute_stream
+from pipeline.engine import Engine, PackedFrame
+from pipeline.stages.reconstruct import Reconstruct
+from tests.deferred_streams import DeferredStreams
+
+HEIGHT, WIDTH = 34, 52
+FIRST = 1000
+
+
+@dataclass
+class SociableSpec:
+    halo_px: int = 16
+    input_encoding: str = "bt1886"
+
+
+@dataclass
+class Sociable:
+    """A network whose bits depend on everything that a careless engine could change: a frame's neighbours in the call, its place
+    among them, and how many they are. Frames whose first pixel is black come out not finite in bf16."""
+
+    spec: SociableSpec = field(default_factory=SociableSpec)
+    sizes: list[int] = field(default_factory=list)
+
+    def restore(self, coded: Tensor, precision: str) -> Tensor:
+        if precision == "fp32":
+            return coded.pow(2.4) * 1.5
+        self.sizes.append(len(coded))
+        place = torch.arange(len(coded)).view(-1, 1, 1, 1)
+        light = coded.pow(2.4) * (1 + 0.01 * place + 0.1 * len(coded)) + coded.mean() * 0.2
+        return light.masked_fill((coded[:, :1, :1, :1] == 0).expand_as(light), torch.nan)
+
+    def activation_bytes(self, height: int, width: int, precision: str) -> int:
+        return 12 * height * width
+
+
+def make_engine(model: object, device: str = "cpu", precision: str = "bf16", layout: str = "420") -> Engine:
+    return Engine(
+        model=model,
+        stage_names=("reconstruct", "grade"),
+        layout=PixelLayout(layout, 8),
+        color=ColorSpec("bt709", "limited", "bt1886", "bt709", "left"),
+        out=OutputSpec("pq", 203.0, 1000.0),
+        precision=precision,
+        tile=0,
+        device=device,
+    )
+
+
+def noise_frames(count: int, height: int = HEIGHT, width: int = WIDTH, black: frozenset[int] = frozenset()) -> list:
+    chance = torch.Generator().manual_seed(3)
+    sizes = [(height, width), *[(-(-height // 2), -(-width // 2))] * 2]
+    frames = []
+    for number in range(count):
+        planes = tuple(torch.randint(40, 200, size, dtype=torch.uint8, generator=chance) for size in sizes)
+        if number in black:
+            planes[0][:2, :2] = 16
+            for plane in planes[1:]:
+                plane[:2, :2] = 128
+        frames.append(planes)
+    return frames
+
+
+def same(one: PackedFrame, other: PackedFrame) -> bool:
+    planes = all(torch.equal(getattr(one, name), getattr(other, name)) for name in "yuv")
+    return planes and (one.levels, one.mean_luma) == (other.levels, other.mean_luma)
+
+
+def by_hand(frames: list, compute_frames: int) -> list[PackedFrame]:
+    """What must come out: the plain engine on compute batches, the last one filled up by repetition."""
+    engine, out = make_engine(Sociable()), []
+    for start in range(0, len(frames), compute_frames):
+        group = frames[start : start + compute_frames]
+        filled = group + [group[-1]] * (compute_frames - len(group))
+        out += list(engine.process(filled, FIRST + start))[: len(group)]
+    return out
+
+
+@settings(max_examples=25)
+@given(
+    count=st.integers(1, 12),
+    compute_frames=st.integers(1, 3),
+    multiple=st.integers(1, 3),
+    seed=st.integers(0, 1 << 16),
+    full_at=st.frozensets(st.integers(0, 80), max_size=1),
+    black=st.frozensets(st.integers(0, 11), max_size=2),
+)
+def test_bytes_depend_on_neither_batch_nor_memory_nor_the_order_of_streams(
+    count: int, compute_frames: int, multiple: int, seed: int, full_at: frozenset[int], black: frozenset[int]
+) -> None:
+    frames = noise_frames(count, black=black)
+    streams = DeferredStreams(seed, full_at=full_at if multiple > 1 else frozenset())
+    model = Sociable()
+    engine = CudaEngine(
+        make_engine(model),
+        threads=2,
+        compute_frames=compute_frames,
+        batch_frames=compute_frames * multiple,
+        make_streams=lambda on_default: streams,
+    )
+    got = list(engine.stream(iter(frames), FIRST))
+    wanted = by_hand(frames, compute_frames)
+    assert len(got) == count
+    assert all(same(one, other) for one, other in zip(got, wanted, strict=True))
+    assert set(model.sizes) == {compute_frames}, "the network saw another shape"
+    engine.close()
+
+
+def run_deferred(frames: list, *, waits: bool, seed: int, spans: int = 1) -> list[PackedFrame]:
+    streams = DeferredStreams(seed, waits=waits)
+    engine = CudaEngine(make_engine(Sociable()), threads=2, batch_frames=2, make_streams=lambda on_default: streams)
+    out = list(itertools.chain.from_iterable(engine.stream(iter(frames), FIRST) for _ in range(spans)))
+    engine.close()
+    return out
+
+
+def test_without_events_the_bytes_would_be_wrong() -> None:
+    """So the test above would notice a missing one."""
+    frames = noise_frames(6)
+    wanted = by_hand(frames, 1)
+
+    def right(waits: bool, seed: int) -> bool:
+        return all(
+            same(one, other) for one, other in zip(run_deferred(frames, waits=waits, seed=seed), wanted, strict=True)
+        )
+
+    assert all(right(True, seed) for seed in range(4))
+    assert not all(right(False, seed) for seed in range(4))
+
+
+def test_memory_is_made_once_a_shape_and_used_for_the_next_span() -> None:
+    streams = DeferredStreams(0)
+    engine = CudaEngine(make_engine(Sociable()), batch_frames=2, make_streams=lambda on_default: streams)
+    frames = noise_frames(5)
+    wanted = by_hand(frames, 1)
+    for _ in range(3):
+        assert all(same(one, other) for one, other in zip(engine.stream(frames, FIRST), wanted, strict=True))
+    once = streams.allocations
+    assert once == 4 * (3 + 1 + 4), "four slots, each of three planes, numbers, and y, u, v and the finite flags"
+    larger = noise_frames(2, 40, 60)
+    assert all(same(one, other) for one, other in zip(engine.stream(larger, FIRST), by_hand(larger, 1), strict=True))
+    assert streams.allocations == 2 * once
+    assert list(engine.stream([], 0)) == []
+    engine.close()
+
+
+def test_frames_belong_to_the_receiver() -> None:
+    frames = noise_frames(9)
+    got = run_deferred(frames, waits=True, seed=1)
+    assert len({plane.data_ptr() for frame in got for plane in (frame.y, frame.u, frame.v)}) == 3 * len(frames)
+    assert all(plane.is_contiguous() for frame in got for plane in (frame.y, frame.u, frame.v))
+
+
+def test_odd_sizes_and_full_chroma() -> None:
+    frames = noise_frames(3, 33, 51)
+    streams = DeferredStreams(5)
+    engine = CudaEngine(make_engine(Sociable()), make_streams=lambda on_default: streams)
+    assert all(same(*pair) for pair in zip(engine.stream(frames, FIRST), by_hand(frames, 1), strict=True))
+    engine.close()
+
+
+def test_stopping_half_way_leaves_nothing_on_the_way() -> None:
+    streams = DeferredStreams(2)
+    engine = CudaEngine(make_engine(Sociable()), batch_frames=2, make_streams=lambda on_default: streams)
+    frames = noise_frames(12)
+    half = engine.stream(frames, FIRST)
+    next(half)
+    half.close()
+    wanted = by_hand(frames, 1)
+    assert all(same(one, other) for one, other in zip(engine.stream(frames, FIRST), wanted, strict=True))
+    engine.close()
+
+
+def test_redone_frames_are_counted_each_once() -> None:
+    engine = CudaEngine(make_engine(Sociable()), make_streams=lambda on_default: DeferredStreams(0))
+    list(engine.stream(noise_frames(7, black=frozenset({2, 6})), FIRST))
+    assert engine.redone_frames == 2
+    engine.close()
+
+
+class Attempting(Reconstruct):
+    """The stage in the form that asks the host nothing; the engine redoes what it flags."""
+
+    def attempt(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        coded = cuda_engine.color.coded_signal(frames, self.model.spec.input_encoding)
+        restored = self._run(coded, self.precision)
+        finite = torch.isfinite(restored).flatten(1).all(dim=1)
+        return restored.add_(frames).sub_(frames.clamp(0, 1)), finite
+
+
+@pytest.mark.parametrize("compute_frames", [1, 2, 3])
+def test_a_stage_that_only_flags_is_redone_by_the_engine(compute_frames: int) -> None:
+    frames = noise_frames(7, black=frozenset({0, 5, 6}))
+    plain = make_engine(Sociable())
+    if not hasattr(Reconstruct, "attempt"):
+        plain.stages[0] = Attempting(Sociable(), "bf16", 0)
+    engine = CudaEngine(
+        plain, compute_frames=compute_frames, batch_frames=6, make_streams=lambda on_default: DeferredStreams(4)
+    )
+    wanted = by_hand(frames, compute_frames)
+    assert all(same(one, other) for one, other in zip(engine.stream(frames, FIRST), wanted, strict=True))
+    assert engine.redone_frames == 3
+    engine.close()
+
+
+def test_its_choices_are_printed_with_reasons() -> None:
+    streams = DeferredStreams(0, full_at=frozenset({9}))
+    engine = CudaEngine(make_engine(Sociable()), make_streams=lambda on_default: streams)
+    assert engine.choices == ()
+    list(engine.stream(noise_frames(2), FIRST))
+    text = "\n".join(map(str, engine.choices))
+    for words in ("colour: torch (", "compute stream: side (", "CUDA graph: eager (a cpu", "frames a batch: 8 ("):
+        assert words in text
+    assert "batch after running out of memory: 4 (halved 1 times)" in text
+    engine.close()
+
+
+def test_no_memory_for_one_frame_is_told() -> None:
+    class Huge(Sociable):
+        def restore(self, coded: Tensor, precision: str) -> Tensor:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    engine = CudaEngine(make_engine(Huge()), make_streams=lambda on_default: DeferredStreams(0))
+    with pytest.raises(DeviceMemoryError, match=r"no memory for 1 frame\(s\) of \(52, 34\)"):
+        list(engine.stream(noise_frames(2), FIRST))
+    engine.close()
+
+
+def network(width: int = 16, precision_seed: int = 0, device: str = "cpu") -> Model:
+    """A DCDR-UNet whose silent layers speak, so that every kernel decides bits."""
+    torch.manual_seed(precision_seed)
+    spec = ModelSpec("dcdr_unet", width, False, "bt1886", "linear", 1.0, True, "none", "none")
+    built = registry.build(spec.architecture, width, sft=False, input_encoding="bt1886", output_encoding="linear")
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.abs().max() == 0:
+                parameter.normal_(0, 0.02)
+    return Model(built, spec, device)
+
+
+def test_torchvisions_kernel_is_seen_and_sends_the_network_to_the_default_stream() -> None:
+    x, offset = torch.rand(1, 4, 6, 6), torch.zeros(1, 18, 6, 6)
+    weight = torch.rand(4, 4, 3, 3)
+    for backend, seen in (("reference", True), ("fast", False)):
+        with torch.inference_mode(), DeformWatch() as watch:
+            deform_conv2d(x, offset, None, weight, None, backend=backend)
+        assert watch.seen is seen
+        assert compute_stream(seen).taken == ("default" if seen else "side")
+    assert "9513" in str(compute_stream(True))
+
+
+def test_a_network_served_by_torchvision_asks_for_the_default_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.deform_conv import operator
+
+    asked = []
+
+    def make(on_default: bool) -> DeferredStreams:
+        asked.append(on_default)
+        return DeferredStreams(0)
+
+    frames = noise_frames(1)
+    for backend in ("fast", "reference"):
+        monkeypatch.setattr(operator, "SERVING", dict.fromkeys(operator.SERVING, backend))
+        engine = CudaEngine(make_engine(network(), precision="fp32"), make_streams=make)
+        list(engine.stream(frames, FIRST))
+        engine.close()
+    assert asked == [False, True]
+
+
+# What only a GPU can show.
+
+
+def gpu_engine(model: Model, precision: str = "bf16", **options: object) -> CudaEngine:
+    return CudaEngine(make_engine(model, "cuda", precision), **options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gpu_bytes_depend_on_neither_batch_nor_graph_nor_streams(precision: str) -> None:
+    model, frames = network(64, device="cuda"), noise_frames(11, 180, 320)
+    ways = [
+        {"batch_frames": 1, "graphs": False, "overlap": False},
+        {"batch_frames": 1},
+        {"batch_frames": 2, "graphs": False},
+        {"batch_frames": 4},
+        {"batch_frames": 8, "overlap": False},
+        {},
+    ]
+    results = []
+    for way in ways:
+        engine = gpu_engine(model, precision, **way)
+        results.append(list(engine.stream(frames, FIRST)))
+        results.append(list(engine.stream(frames, FIRST)))
+        engine.close()
+    for other in results[1:]:
+        assert all(same(*pair) for pair in zip(results[0], other, strict=True))
+
+
+@pytest.mark.gpu
+def test_gpu_bytes_survive_running_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, frames = network(32, device="cuda"), noise_frames(20, 180, 320)
+    engine = gpu_engine(model, batch_frames=8)
+    wanted = list(engine.stream(frames, FIRST))
+    engine.close()
+    tight = gpu_engine(model, batch_frames=8)
+    calls, compute = itertools.count(), tight._compute
+
+    def sometimes_full(planes: tuple, numbers: Tensor, first: int) -> tuple:
+        if next(calls) in (3, 30):
+            torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+        return compute(planes, numbers, first)
+
+    monkeypatch.setattr(tight, "_compute", sometimes_full)
+    assert all(same(*pair) for pair in zip(tight.stream(frames, FIRST), wanted, strict=True))
+    assert "halved 2 times" in str(tight.choices[-1])
+    tight.close()
+
+
+@pytest.mark.gpu
+def test_gpu_agrees_with_the_cpu() -> None:
+    frames = noise_frames(5)
+    engine = gpu_engine(network(16, device="cuda"), "fp32")
+    ours = list(engine.stream(frames, FIRST))
+    theirs = list(make_engine(network(16), precision="fp32").process(frames, FIRST))
+    for one, other in zip(ours, theirs, strict=True):
+        for name in "yuv":
+            difference = (getattr(one, name).int() - getattr(other, name).int()).abs()
+            assert difference.float().mean() < 0.5 and difference.max() <= 8
+    engine.close()
+
+
+@pytest.mark.gpu
+def test_gpu_graph_is_recorded_where_triton_serves() -> None:
+    engine = gpu_engine(network(16, device="cuda"))
+    list(engine.stream(noise_frames(3), FIRST))
+    text = "\n".join(map(str, engine.choices))
+    if "colour: triton" in text and "compute stream: side" in text:
+        assert "CUDA graph: recorded" in text
+    else:
+        assert "CUDA graph: eager" in text
+    engine.close()
+
+
+@pytest.mark.gpu
+def test_gpu_frames_that_are_on_the_gpu_already_give_the_same_bytes() -> None:
+    frames = noise_frames(5)
+    engine = gpu_engine(network(16, device="cuda"))
+    wanted = list(engine.stream(frames, FIRST))
+    there = [tuple(plane.cuda() for plane in planes) for planes in frames]
+    torch.cuda.synchronize()
+    assert all(same(*pair) for pair in zip(engine.stream(there, FIRST), wanted, strict=True))
+    engine.close()
