@@ -1,6 +1,6 @@
 """The paper's claims, re-measured: arms that differ in one thing, the same budget and data, several seeds, mean and spread.
 
-    python -m bench.claims --data runs/data --iterations 8000 --seeds 3
+    python -m bench.claims --data runs/data --iterations 8000 --batch 4 --seeds 3
 
 Each run is an ordinary training run in --runs and goes on where it stopped. The tables go to bench/results/claims.{md,json}: every
 figure is of the averaged weights after the last iteration, on the held-out scenes. Width 16 in all arms.
@@ -23,7 +23,7 @@ from training.processes import Processes
 from training.settings import load_train_config
 from training.trainer import LAST, Trainer
 
-PLAIN = ["data.crop=128", "data.batch=4", "model.width=16"]
+COMMON = ["data.crop=128", "model.width=16", "amp=bf16"]
 PERCEPTUAL = ["loss.perceptual=efficientnet_lite0", "loss.perceptual_weight=0.05"]
 ARMS = {
     "DCDR-UNet, perceptual loss": ["model.architecture=dcdr_unet", *PERCEPTUAL],
@@ -75,18 +75,23 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/claims"), help="folder of the training runs")
     parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder of the tables")
     parser.add_argument("--iterations", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=4, help="squares of 128x128 an iteration")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=f"any of: {' | '.join(ARMS)}"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
-    budget = [f"iterations={args.iterations}", f"validate_every={args.iterations}", f"data.folder={args.data}"]
+    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in args.arms}
+    budget = [f"iterations={args.iterations}", f"validate_every={args.iterations}", f"data.batch={args.batch}"]
+    budget += [f"data.folder={args.data}"]
     for seed in range(args.seeds):
-        for number, (arm, words) in enumerate(ARMS.items()):
-            output = args.runs / f"{number}-{seed}-{args.iterations}"
-            results[arm].append(measure([*PLAIN, *budget, *words, f"seed={seed}", f"output={output}"]))
+        for arm in args.arms:
+            output = args.runs / f"{list(ARMS).index(arm)}-{seed}-{args.iterations}x{args.batch}"
+            results[arm].append(measure([*COMMON, *budget, *ARMS[arm], f"seed={seed}", f"output={output}"]))
     header = (
-        f"{args.iterations} iterations of 4 x 128 x 128 in each arm, width 16, {args.seeds} seeds, mean ± standard deviation on the "
+        f"{args.iterations} iterations of {args.batch} x 128 x 128 in each arm, width 16, {args.seeds} seeds, mean ± standard deviation on the "
         f"held-out scenes of {args.data}; {software()}; torch {torch.__version__}."
     )
     write_results(args.output, "claims", table(results, header), {"header": header, "results": results})

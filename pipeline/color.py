@@ -61,11 +61,11 @@ PRIMARIES = {
 }
 """CIE x, y of red, green, blue (H.273 Table 2); white is D65 for all."""
 _D65 = (0.3127, 0.3290)
-_HDR_LAYOUT = PixelLayout("420", 10)
-_HDR_SPEC = ColorSpec("bt2020", "limited", "linear", "bt2020", "topleft")
+HDR_LAYOUT = PixelLayout("420", 10)
+HDR_SPEC = ColorSpec("bt2020", "limited", "linear", "bt2020", "topleft")
 _BLOCK_PIXELS = 1 << 16
-_EXTREME = 1e4
-_TOP_SIGNAL = {"limited": (254 - 16) / 219, "full": 1.0}
+EXTREME = 1e4
+TOP_SIGNAL = {"limited": (254 - 16) / 219, "full": 1.0}
 """The highest R', G' or B' that a video interface carries (BT.709 clause 4.8, BT.1886): a display shows no more, whatever Cb and Cr say."""
 
 
@@ -107,7 +107,7 @@ def _unpack_frame(planes: tuple[Tensor, ...], how: chroma.Coding, spec: ColorSpe
         r, g, b = (out[channel, first:last] for channel in range(3))
         chroma.signal_rows(planes, how, first, last, (r, g, b))
         for channel in (r, g, b):
-            channel.clamp_(max=_TOP_SIGNAL[spec.range])
+            channel.clamp_(max=TOP_SIGNAL[spec.range])
         if spec.transfer != "linear":
             for channel in (r, g, b):
                 transfer.DECODE[spec.transfer].apply_(channel)
@@ -145,14 +145,14 @@ def coded_signal(linear: Tensor, transfer_name: str) -> Tensor:
     return transfer.ENCODE[transfer_name].apply_(signal)
 
 
-def _check_output(name: str) -> None:
+def check_output(name: str) -> None:
     if name not in ("pq", "hlg"):
         raise InputError(f"output transfer {name!r} is not known; legal are pq, hlg.")
 
 
 def _hdr_signals(light: Tensor, out: OutputSpec) -> tuple[Tensor, Tensor, Tensor]:
     """(3, rows, W) of the working space -> R', G', B' of BT.2020, new tensors."""
-    r, g, b = (light[channel].clamp(-_EXTREME, _EXTREME).nan_to_num_(nan=0.0) for channel in range(3))
+    r, g, b = (light[channel].clamp(-EXTREME, EXTREME).nan_to_num_(nan=0.0) for channel in range(3))
     _convert_primaries_(r, g, b, "bt709", "bt2020")
     for channel in (r, g, b):
         channel.mul_(out.white_nits).clamp_(0, out.peak_nits)
@@ -198,7 +198,7 @@ def pack(linear: Tensor, out: OutputSpec, frame_numbers: Tensor) -> tuple[Tensor
     above). HLG is for a 1000-nit display, where 203 nits code as 75 %. NaN becomes black; the engine catches it before. Odd H or W
     are padded to even by repeating the edge. Codes are clipped to 4 to 1019. Raises InputError on an unknown transfer.
     """
-    _check_output(out.transfer)
+    check_output(out.transfer)
     n, _, height, width = linear.shape
     if frame_numbers.shape != (n,):
         raise ValueError(f"{n} frames need {n} frame numbers, not {tuple(frame_numbers.shape)}")
@@ -218,9 +218,9 @@ def unpack_hdr(y: Tensor, u: Tensor, v: Tensor, transfer_name: str) -> Tensor:
 
     transfer_name: "pq" (0 to 10000 nits) or "hlg" (0 to 1000, on the 1000-nit display). Raises InputError on another.
     """
-    _check_output(transfer_name)
-    n, height, width = chroma.check_planes((y, u, v), _HDR_LAYOUT)
-    how = chroma.coding(_HDR_LAYOUT, _HDR_SPEC)
+    check_output(transfer_name)
+    n, height, width = chroma.check_planes((y, u, v), HDR_LAYOUT)
+    how = chroma.coding(HDR_LAYOUT, HDR_SPEC)
     out = torch.empty(n, 3, height, width, dtype=torch.float32, device=y.device)
     for frame in range(n):
         for first, last in _blocks(height, width, y.device):
@@ -236,8 +236,8 @@ def unpack_hdr(y: Tensor, u: Tensor, v: Tensor, transfer_name: str) -> Tensor:
 
 def hdr_maximum(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Planes as `pack` makes them -> (N, H, W) float32: the largest of the signals R', G', B' of every pixel, not clipped."""
-    n, height, width = chroma.check_planes((y, u, v), _HDR_LAYOUT)
-    how = chroma.coding(_HDR_LAYOUT, _HDR_SPEC)
+    n, height, width = chroma.check_planes((y, u, v), HDR_LAYOUT)
+    how = chroma.coding(HDR_LAYOUT, HDR_SPEC)
     out = torch.empty(n, height, width, dtype=torch.float32, device=y.device)
     for frame in range(n):
         for first, last in _blocks(height, width, y.device):

@@ -11,8 +11,8 @@ from pipeline import color, transfer
 
 _STEPS = 16
 """Levels of the histogram to a code of 10 bits. One is 0.07 % of light wide at 1000 nits, 0.14 % at 1 nit; a neutral pixel's is exact."""
-_LEVELS = 876 * _STEPS
-_NITS = transfer.pq_eotf(torch.arange(_LEVELS + 1, dtype=torch.float64) / _LEVELS)
+LEVELS = 876 * _STEPS
+NITS = transfer.pq_eotf(torch.arange(LEVELS + 1, dtype=torch.float64) / LEVELS)
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,19 @@ def measure(y: Tensor, u: Tensor, v: Tensor, transfer_name: str) -> list[LightLe
 
 def _levels(signal: Tensor) -> LightLevels:
     """Levels of one frame from max(R', G', B') as PQ signals, which are overwritten."""
-    level = signal.mul_(_LEVELS).round_().clamp_(0, _LEVELS).to(torch.int32).view(-1)
-    histogram = torch.bincount(level, minlength=_LEVELS + 1).cpu()
+    level = signal.mul_(LEVELS).round_().clamp_(0, LEVELS).to(torch.int32).view(-1)
+    return levels_of(torch.bincount(level, minlength=LEVELS + 1).cpu())
+
+
+def levels_of(histogram: Tensor) -> LightLevels:
+    """Levels of one frame from the number of its pixels at each level: (LEVELS + 1,) int64 on the CPU."""
     below = histogram.cumsum(0)
     pixels = int(below[-1])
     brightest = int(torch.searchsorted(below, pixels))
     percentile = int(torch.searchsorted(below, -(-9999 * pixels // 10000)))
     return LightLevels(
-        max_cll_nits=float(_NITS[brightest]),
-        max_fall_nits=float((histogram * _NITS).sum()) / pixels,
-        p9999_nits=float(_NITS[percentile]),
+        max_cll_nits=float(NITS[brightest]),
+        max_fall_nits=float((histogram * NITS).sum()) / pixels,
+        p9999_nits=float(NITS[percentile]),
         frames=1,
     )

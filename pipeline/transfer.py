@@ -1,8 +1,9 @@
 """Transfer functions: coded signal <-> light. Exact formulas, and fast tables of them for whole frames.
 
 The exact functions take a float or a tensor and use torch's power, which is right to the last bits but not the same to the last bit at
-every place of a tensor (its vector loops end with another routine). The tables (`Curve`) use only operations that IEEE 754
-rounds exactly, so a pixel's bits depend on its value alone: not on batch, block or thread count.
+every place of a tensor (its vector loops end with another routine). The tables (`Curve`) use only operations whose bits depend on a
+pixel's value alone: not on batch, block or thread count. IEEE 754 rounds them exactly, all but torch's square root on a CPU, which is off in
+the last bit for a fifth of all numbers, at every place alike.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _HLG_A = 0.17883277
 _HLG_B = 1 - 4 * _HLG_A
 _HLG_C = 0.5 - _HLG_A * math.log(4 * _HLG_A)
 _CHUNK = 1 << 16
-_TINY = 1e-12
+TINY = 1e-12
 
 
 def _float_or_tensor(function: Callable[[Tensor], Tensor], x: Number) -> Number:
@@ -63,7 +64,7 @@ def hlg_oetf(scene: Number) -> Number:
 
     def function(x: Tensor) -> Tensor:
         x = x.clamp(0, 1)
-        upper = _HLG_A * torch.log((12 * x - _HLG_B).clamp(min=_TINY)) + _HLG_C
+        upper = _HLG_A * torch.log((12 * x - _HLG_B).clamp(min=TINY)) + _HLG_C
         return torch.where(x <= 1 / 12, torch.sqrt(3 * x), upper)
 
     return _float_or_tensor(function, scene)
@@ -123,38 +124,43 @@ class Curve:
     """A function of one variable as a table with linear interpolation, for whole frames.
 
     The argument is clamped to [low, high]. With `fourth_root` (low must be 0) the table is even in the fourth root of the argument:
-    light spans many decades, and its fourth root is close to how PQ, HLG and gamma code it.
+    light spans many decades, and its fourth root is close to how PQ, HLG and gamma code it. steps: intervals of the table; per_unit: of
+    them in one unit of the argument, or of its fourth root.
     """
 
     def __init__(
         self, exact: Callable[[Tensor], Tensor], low: float, high: float, steps: int, fourth_root: bool = False
     ) -> None:
-        self._low = low
+        self.low = low
         self._fourth_root = fourth_root
-        self._steps = steps
-        self._per_unit = steps / (high**0.25 if fourth_root else high - low)
-        axis = torch.arange(steps + 1, dtype=torch.float64) / self._per_unit
+        self.steps = steps
+        self.per_unit = steps / (high**0.25 if fourth_root else high - low)
+        axis = torch.arange(steps + 1, dtype=torch.float64) / self.per_unit
         values = exact(axis**4 if fourth_root else low + axis)
         slopes = torch.zeros_like(values)
         slopes[:-1] = values.diff()
         self._tables = {torch.device("cpu"): (values.float(), slopes.float())}
 
+    def table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Values, and slopes to the next, at each step: (steps + 1,) float32 each, uploaded once."""
+        if device not in self._tables:
+            values, slopes = self._tables[torch.device("cpu")]
+            self._tables[device] = (values.to(device), slopes.to(device))
+        return self._tables[device]
+
     def apply_(self, x: Tensor) -> Tensor:
         """Replace every element of x (float32, contiguous, any shape) by the function of it; returns x. NaN stays NaN."""
-        if x.device not in self._tables:
-            values, slopes = self._tables[torch.device("cpu")]
-            self._tables[x.device] = (values.to(x.device), slopes.to(x.device))
-        values, slopes = self._tables[x.device]
+        values, slopes = self.table(x.device)
         flat = x.view(-1)
         chunk = _CHUNK if x.device.type == "cpu" else max(1, flat.numel())
         for start in range(0, flat.numel(), chunk):
             part = flat[start : start + chunk]
             if self._fourth_root:
                 part.clamp_(min=0).sqrt_().sqrt_()
-            elif self._low:
-                part.sub_(self._low)
-            part.mul_(self._per_unit).clamp_(0, self._steps)
-            index = part.to(torch.int32).clamp_(0, self._steps)
+            elif self.low:
+                part.sub_(self.low)
+            part.mul_(self.per_unit).clamp_(0, self.steps)
+            index = part.to(torch.int32).clamp_(0, self.steps)
             part.sub_(index).mul_(slopes.index_select(0, index)).add_(values.index_select(0, index))
         return x
 
@@ -176,10 +182,10 @@ ENCODE = {
 # PQ's formula gives 7e-7 for no light; the table gives 0, so that dithered black is one code throughout.
 PQ_ENCODE = Curve(lambda nits: pq_inverse_eotf(nits) * (nits > 0), 0, PQ_PEAK_NITS, 16384, fourth_root=True)
 PQ_DECODE = Curve(pq_eotf, 0, 1, 14016)
-_HLG_OETF = Curve(hlg_oetf, 0, 1, 8192, fourth_root=True)
-_HLG_INVERSE_OETF = Curve(hlg_inverse_oetf, 0, 1, 14016)
-_HLG_OOTF = Curve(hlg_ootf, 0, 1, 16384, fourth_root=True)
-_HLG_INVERSE_OOTF = Curve(hlg_inverse_ootf, 0, HLG_PEAK_NITS, 16384, fourth_root=True)
+HLG_OETF = Curve(hlg_oetf, 0, 1, 8192, fourth_root=True)
+HLG_INVERSE_OETF = Curve(hlg_inverse_oetf, 0, 1, 14016)
+HLG_OOTF = Curve(hlg_ootf, 0, 1, 16384, fourth_root=True)
+HLG_INVERSE_OOTF = Curve(hlg_inverse_ootf, 0, HLG_PEAK_NITS, 16384, fourth_root=True)
 
 
 def _luminance(r: Tensor, g: Tensor, b: Tensor) -> Tensor:
@@ -192,16 +198,16 @@ def hlg_encode_(r: Tensor, g: Tensor, b: Tensor) -> None:
     for channel in (r, g, b):
         channel.clamp_(0, HLG_PEAK_NITS)
     luminance = _luminance(r, g, b)
-    gain = _HLG_INVERSE_OOTF.apply_(luminance.clone()).div_(luminance.add_(_TINY))
+    gain = HLG_INVERSE_OOTF.apply_(luminance.clone()).div_(luminance.add_(TINY))
     for channel in (r, g, b):
-        _HLG_OETF.apply_(channel.mul_(gain))
+        HLG_OETF.apply_(channel.mul_(gain))
 
 
 def hlg_decode_(r: Tensor, g: Tensor, b: Tensor) -> None:
     """HLG signals, three contiguous float32 tensors of one shape -> BT.2020 nits on the 1000-nit display, in place (BT.2100 Table 5)."""
     for channel in (r, g, b):
-        _HLG_INVERSE_OETF.apply_(channel)
+        HLG_INVERSE_OETF.apply_(channel)
     luminance = _luminance(r, g, b)
-    gain = _HLG_OOTF.apply_(luminance.clone()).div_(luminance.add_(_TINY))
+    gain = HLG_OOTF.apply_(luminance.clone()).div_(luminance.add_(TINY))
     for channel in (r, g, b):
         channel.mul_(gain)

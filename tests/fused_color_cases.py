@@ -95,8 +95,8 @@ PACK = {
     "pq, channels last": PackCase((1, 6, 5), ("pq", 203.0, 1000.0), 3, "channels_last"),
     "pq, not finite": PackCase((1, 6, 6), ("pq", 203.0, 1000.0), 3, "not finite"),
     "hlg, not finite": PackCase((1, 6, 6), ("hlg", 203.0, 1000.0), 3, "not finite"),
-    "pq, many": PackCase((1, 32, 256), ("pq", 203.0, 1000.0), 11, "ramp"),
-    "hlg, many": PackCase((1, 32, 256), ("hlg", 203.0, 1000.0), 11),
+    "pq, many": PackCase((1, 24, 256), ("pq", 203.0, 1000.0), 11, "ramp"),
+    "hlg, many": PackCase((1, 24, 256), ("hlg", 203.0, 1000.0), 11),
     "pq, black": PackCase((1, 4, 6), ("pq", 203.0, 1000.0), 3, "black"),
 }
 LIGHT = {

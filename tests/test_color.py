@@ -281,7 +281,7 @@ def test_transfers_against_published_values() -> None:
 
 def test_tables_are_as_exact_as_they_say() -> None:
     axis = torch.linspace(0, 1, 50001, dtype=torch.float64)
-    encoders = [(transfer.PQ_ENCODE, transfer.pq_inverse_eotf, 10000), (transfer._HLG_OETF, transfer.hlg_oetf, 1)]
+    encoders = [(transfer.PQ_ENCODE, transfer.pq_inverse_eotf, 10000), (transfer.HLG_OETF, transfer.hlg_oetf, 1)]
     encoders += [(curve, getattr(transfer, f"{name}_inverse"), 1) for name, curve in transfer.ENCODE.items()]
     for curve, exact, top in encoders:
         light = (axis**4 * top).float()

@@ -20,6 +20,8 @@ import torch
 from pipeline import color, fused_color, fused_light, light
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 
+pytestmark = pytest.mark.timeout(600)  # two child processes of about 15 CPU seconds each, on machines that may be busy
+
 CODED_TOLERANCE = 2.4e-7
 """Two last bits of a float32 just below 1."""
 FLIPPED_SHARE = 1e-3
@@ -35,7 +37,7 @@ def child(word: str, cache: Path, **variables: str) -> dict[str, dict]:
         env={**kept, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(cache), **variables},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
