@@ -31,6 +31,7 @@ lint: setup
 
 bench: setup
 	$(PY) run_pipeline.py bench
+	$(if $(DRIVES),$(PY) -m bench.scale $(DRIVES))
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra train pyproject.toml -o requirements.lock

@@ -21,22 +21,20 @@ from typing import Any
 import torch
 
 from bench.results_files import write_results
+from bench.scattered import save_scattered
 from configs.schema import load_config
 from demo.dashcam import record
 from demo.scene import Drive, DriveOptions
-from models import checkpoints, registry
-from models.model import ModelSpec
 from pipeline.decode import decode_span
 from pipeline.encode import SpanEncoder
+from pipeline.engine_maker import engine_for
 from pipeline.prepare import Prepared, make_plan
-from pipeline.span_job import engine_for
 from workers.batch import run_batch
 from workers.jobs import Job
 
 SAMPLE_SECONDS = 2.0
 FLOOR_RATIO = 1.15
 CLIP_FRAMES = 100
-AIM_SPREAD = 0.3
 
 
 def run_bench(output: Path, clip: Path | None = None) -> str:
@@ -73,21 +71,6 @@ def run_bench(output: Path, clip: Path | None = None) -> str:
     text = _table(facts)
     write_results(output, "bench", text + "\n", facts)
     return text
-
-
-def save_scattered(path: Path) -> None:
-    """A `tiny` network that samples all over the place: offsets of about one pixel, so that memory is read as it will be."""
-    network = registry.build("dcdr_unet", registry.WIDTHS["tiny"])
-    chance = torch.Generator().manual_seed(1)
-    for name, parameter in network.named_parameters():
-        if ".aim." in name:
-            parameter.data.normal_(0, AIM_SPREAD, generator=chance)
-    picture = torch.rand(1, 3, 96, 96, generator=chance)
-    spread = float(network.inspect(picture).offsets.std())
-    if not 0.3 < spread < 5:
-        raise RuntimeError(f"the bench's offsets spread over {spread:.2f} px; about 1 px is meant")
-    spec = ModelSpec("dcdr_unet", registry.WIDTHS["tiny"], False, "bt1886", "bt1886", 1.0, False, "none", "Apache-2.0")
-    checkpoints.save(path, network, spec)
 
 
 def _stages_alone(prepared: Prepared, output: Path) -> dict[str, dict[str, float]]:

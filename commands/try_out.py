@@ -29,7 +29,11 @@ def add_demo(commands: Any) -> None:  # noqa: ANN401
 def add_bench(commands: Any) -> None:  # noqa: ANN401
     """Add it to the command line."""
     parser = add_command(
-        commands, "bench", _bench, "Measure this machine: stages alone, the whole, and the ratio between them.", ""
+        commands,
+        "bench",
+        _bench,
+        "Measure this machine: stages alone, the whole, the ratio between them, and the deformable convolution.",
+        "A GPU is measured by: python -m bench.gpu",
     )
     parser.add_argument(
         "--output",
@@ -57,6 +61,8 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     from bench.cpu import run_bench
+    from bench.deform import run_deform
 
-    sys.stdout.write(run_bench(args.output, args.clip) + "\n")
+    sys.stdout.write(run_bench(args.output, args.clip) + "\n\n")
+    sys.stdout.write(run_deform(args.output) + "\n")
     return 0
