@@ -60,7 +60,7 @@ class DCRB(nn.Module):
         residual = x if self.sft_first is None else self.sft_first(x, condition)
         residual = F.relu_(self.conv(residual))
         residual = residual if self.sft_second is None else self.sft_second(residual, condition)
-        return x + deform_conv2d(residual, offset, mask, self.deform.weight, self.deform.bias)
+        return deform_conv2d(residual, offset, mask, self.deform.weight, self.deform.bias, residual=x)
 
 
 class ToneNetwork(nn.Module):

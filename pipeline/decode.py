@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 
+from pipeline import hardware
+from pipeline.choice import first_line
 from pipeline.deinterlace import deinterlaced
 from pipeline.errors import ConversionError
 from pipeline.index import NO_PTS, VideoIndex, packets_for
@@ -33,7 +37,8 @@ B_IS_NO_REFERENCE = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 class DecodedFrame:
     """One frame. pts: ticks of VideoIndex.time_base, one of its frame_pts.
 
-    planes: 2-D uint8 or uint16 (codes as in the file), cropped to the visible size; read-only for the receiver, valid as long as held
+    planes: 2-D uint8 or uint16 (codes as in the file), cropped to the visible size; read-only for the receiver, valid as long as held.
+        On the GPU where NVDEC decoded them
     repeated: the frame was damaged or missing in the file, and this is the nearest good one
     """
 
@@ -49,11 +54,13 @@ class DecodeReport:
     repeated_pts: pts of frames (lead frames included) that were replaced by a neighbour
     damaged_packets: numbers of packets that the decoder refused, lead packets included
     unexpected_frames: frames that came out although the index knows no such frame; they are dropped
+    no_nvdec: why NVDEC was asked for and not used; empty otherwise
     """
 
     repeated_pts: list[int] = field(default_factory=list)
     damaged_packets: list[int] = field(default_factory=list)
     unexpected_frames: int = 0
+    no_nvdec: str = ""
 
 
 def decode_span(
@@ -65,6 +72,7 @@ def decode_span(
     deinterlace: bool,
     threads: int = 1,
     strict: bool = False,
+    decoder: str = "software",
     report: DecodeReport | None = None,
 ) -> Iterator[DecodedFrame]:
     """Yield exactly lead_in + frames + lead_out frames, in pts order, whatever state the packets are in.
@@ -73,6 +81,7 @@ def decode_span(
         side is decoded, so packets beyond the span's own may be read (see `packets_needed`)
     threads: decoder threads; results do not depend on it for undamaged streams, and 1 is the same each time for damaged ones too
     strict: a damaged or missing frame is an error
+    decoder: "software", or "nvdec" (see pipeline.hardware); where NVDEC does not open or gives no first frame, software takes over
     Raises ConversionError: strict and damage; size or pixel format changes on the way; not one good frame to repeat; the file
     is no longer the one that was indexed. InputError: the file cannot be opened any more.
     """
@@ -81,7 +90,7 @@ def decode_span(
     before = min(NEIGHBOURS, start) if deinterlace else 0
     after = min(NEIGHBOURS, len(index.frame_pts) - stop) if deinterlace else 0
     seek_packet, end_packet = packets_needed(index, span, deinterlace=deinterlace)
-    job = _Job(Path(path), stream_index, index, threads, strict, report)
+    job = _Job(Path(path), stream_index, index, threads, strict, report, decoder=decoder)
     frames = job.filled(start - before, stop + after, seek_packet, end_packet)
     if deinterlace:
         frames = deinterlaced(frames, index.time_base, str(path))
@@ -90,7 +99,7 @@ def decode_span(
     for frame, repeated in frames:
         if start <= rank < stop:
             if frame is not last:
-                planes, last = frame_planes(frame), frame
+                planes, last = frame_planes(frame) if frame.sw_format is None else hardware.gpu_planes(frame), frame
             pts = int(index.frame_pts[rank])
             if repeated:
                 report.repeated_pts.append(pts)
@@ -124,6 +133,7 @@ class _Job:
     report: DecodeReport
     shape: tuple | None = None
     header: tuple | None = None
+    decoder: str = "software"
 
     def filled(self, start: int, stop: int, seek: int, end: int) -> Iterator[tuple[av.VideoFrame, bool]]:
         """The frames of ranks start..stop-1, each once: (frame, repeated). Gaps are filled with the last good frame."""
@@ -187,35 +197,67 @@ class _Job:
     def decoded(self, seek: int, end: int) -> Iterator[av.VideoFrame]:
         """Frames as the decoder gives them for the packets seek..end-1; each is stamped with the index's pts of its packet."""
         with open_source(self.path) as container:
-            stream = container.streams[self.stream_index]
-            context = stream.codec_context
-            context.thread_count = max(1, self.threads)
-            if self.threads > 1:
-                context.thread_type = "AUTO"
-            context.options = decoder_options(context)
+            context = container.streams[self.stream_index].codec_context
             self.header = (context.width, context.height, LAYOUTS.get(context.pix_fmt or ""))
-            # B pictures that lead the first keyframe in display order, and that nothing refers to, are left out: MPEG-4's
-            # decoder takes its field clock from the first B picture, and skips good ones when that one had no past.
-            leading_before = int(self.index.pts[seek]) if context.codec.canonical_name in B_IS_NO_REFERENCE else NO_PTS
-            for number, packet in read_packets(self.path, container, stream, self.index, seek, end):
-                if packet.pts is not None and packet.pts < leading_before:
-                    continue
-                try:
-                    yield from context.decode(packet)
-                except av.error.MemoryError:
-                    raise
-                except av.FFmpegError:
-                    self.report.damaged_packets.append(number)
-            for _ in range(REORDER_FRAMES + max(1, self.threads)):
-                try:
-                    yield from context.decode(None)
-                    return
-                except EOFError:
-                    return
-                except av.error.MemoryError:
-                    raise
-                except av.FFmpegError:
-                    self.report.damaged_packets.append(end - 1)
+            if self.decoder == "software":
+                yield from self.decoded_by(container, seek, end, {})
+                return
+        with ExitStack() as stack:
+            frames = self.decoded_on_gpu(stack, seek, end)
+            if frames is not None:
+                yield from frames
+                return
+        self.decoder = "software"
+        yield from self.decoded(seek, end)
+
+    def decoded_on_gpu(self, stack: ExitStack, seek: int, end: int) -> Iterator[av.VideoFrame] | None:
+        """The same by NVDEC, from a container that is closed with `stack`; None, and the reason in the report, where that cannot begin."""
+        refused = len(self.report.damaged_packets)
+        try:
+            container = stack.enter_context(hardware.open_on_gpu(self.path))
+            frames = self.decoded_by(container, seek, end, {"extra_hw_frames": hardware.EXTRA_SURFACES})
+            head = next(frames, None)
+            if head is not None:
+                hardware.gpu_planes(head)
+                return chain([head], frames)
+            self.report.no_nvdec = "it gives no frame of this stream"
+        except hardware.OPENING_ERRORS as error:
+            self.report.no_nvdec = f"it does not open: {first_line(error)}"
+        del self.report.damaged_packets[refused:]
+        return None
+
+    def decoded_by(
+        self, container: av.container.InputContainer, seek: int, end: int, options: dict[str, str]
+    ) -> Iterator[av.VideoFrame]:
+        """The same by the decoder of an open container."""
+        stream = container.streams[self.stream_index]
+        context = stream.codec_context
+        context.thread_count = max(1, self.threads)
+        if self.threads > 1:
+            context.thread_type = "AUTO"
+        context.options = decoder_options(context) | options
+        # B pictures that lead the first keyframe in display order, and that nothing refers to, are left out: MPEG-4's
+        # decoder takes its field clock from the first B picture, and skips good ones when that one had no past.
+        leading_before = int(self.index.pts[seek]) if context.codec.canonical_name in B_IS_NO_REFERENCE else NO_PTS
+        for number, packet in read_packets(self.path, container, stream, self.index, seek, end):
+            if packet.pts is not None and packet.pts < leading_before:
+                continue
+            try:
+                yield from context.decode(packet)
+            except av.error.MemoryError:
+                raise
+            except av.FFmpegError:
+                self.report.damaged_packets.append(number)
+        for _ in range(REORDER_FRAMES + max(1, self.threads)):
+            try:
+                yield from context.decode(None)
+                return
+            except EOFError:
+                return
+            except av.error.MemoryError:
+                raise
+            except av.FFmpegError:
+                self.report.damaged_packets.append(end - 1)
 
     def elsewhere(self, seek: int, end: int) -> av.VideoFrame:
         """A good frame from outside a piece that has none: the last one before it, else the first one after it."""
@@ -270,4 +312,4 @@ class _Job:
 
 def _shape(frame: av.VideoFrame) -> tuple:
     """What must not change within a stream: width, height, PixelLayout (None: not supported) and range."""
-    return frame.width, frame.height, LAYOUTS.get(frame.format.name), int(frame.color_range)
+    return frame.width, frame.height, LAYOUTS.get(hardware.software_format(frame)), int(frame.color_range)

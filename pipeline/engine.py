@@ -1,4 +1,4 @@
-"""Engine: drives frames through unpack, the stages and pack on one device.
+"""Engine: drives frames through unpack, the stages and pack on one device. On a GPU pipeline/cuda_engine.py keeps it busy.
 
 Needs torch and numpy only. Which bytes come out depends on the plan and the numerics class, not on batches or threads.
 """
@@ -13,31 +13,31 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.deform_conv import choose_backend
 from models.model import Model
 from pipeline import light
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout, pack, unpack
 from pipeline.errors import ConversionError, InputError
 from pipeline.light import LightLevels
 from pipeline.stages.grade import Grade
-from pipeline.stages.reconstruct import Reconstruct
-
-CUDA_BATCH_FRAMES = 4
+from pipeline.stages.reconstruct import Reconstruct, network_size
 
 
 @dataclass(frozen=True)
 class PackedFrame:
-    """One frame ready for the encoder: 10-bit limited BT.2020 Y, U, V (uint16, CPU, contiguous) and its light."""
+    """One frame ready for the encoder: 10-bit limited BT.2020 Y, U, V (uint16, CPU, contiguous), its light, and its mean Y code."""
 
     y: Tensor
     u: Tensor
     v: Tensor
     levels: LightLevels
+    mean_luma: float
 
 
 class Engine:
     """Frames of one track, from decoded planes to packed 10-bit planes.
 
-    model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile: see Reconstruct
+    model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Engine:
         precision: str,
         tile: int,
         device: str,
+        scale: float = 1.0,
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda":  # float32 means float32, and the same bytes each time
@@ -58,12 +59,11 @@ class Engine:
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.layout, self.color, self.out = layout, color, out
         makers = {
-            "reconstruct": lambda: Reconstruct(model, precision, tile),
+            "reconstruct": lambda: Reconstruct(model, precision, tile, scale),
             "grade": lambda: Grade(out.white_nits, out.peak_nits),
         }
         self.stages = nn.ModuleList(makers[name]() for name in stage_names)
-        self._model, self._precision, self._tile = model, precision, tile
-        self.batch_frames = CUDA_BATCH_FRAMES if self.device.type == "cuda" else 1
+        self._model, self.precision, self._tile, self._scale = model, precision, tile, scale
 
     @property
     def redone_frames(self) -> int:
@@ -72,8 +72,9 @@ class Engine:
 
     def frame_bytes(self, height: int, width: int) -> int:
         """Working memory of one frame in bytes, roughly: the network's, and a few copies of the frame in float32."""
-        side = self._tile or max(height, width)
-        network = self._model.activation_bytes(min(side, height), min(side, width), self._precision)
+        seen = network_size(height, width, self._scale)
+        side = self._tile or max(seen)
+        network = self._model.activation_bytes(min(side, seen[0]), min(side, seen[1]), self.precision)
         return network + 5 * 12 * height * width
 
     def working_space(self, planes: list[tuple[Tensor, ...]]) -> Tensor:
@@ -94,12 +95,17 @@ class Engine:
             y, u, v = (plane.cpu() for plane in pack(frames, self.out, numbers))
             levels = light.measure(y, u, v, self.out.transfer)
         for number, level in enumerate(levels):
-            yield PackedFrame(y[number], u[number], v[number], level)
+            yield PackedFrame(y[number], u[number], v[number], level, mean_luma(y[number]))
 
     def _upload(self, plane: Tensor) -> Tensor:
         if self.device.type == "cuda":
             return plane.pin_memory().to(self.device, non_blocking=True)
         return plane
+
+
+def mean_luma(y: Tensor) -> float:
+    """Mean code (0 to 1023) of a Y plane (H, W) uint16: what the decoded span file is compared with."""
+    return float(y.float().mean())
 
 
 def resolve_device(wanted: str) -> str:
@@ -115,7 +121,8 @@ def numerics_class(device: str = "auto") -> str:
     device: "cpu", "cuda", or "auto" for what resolve_device finds here
     """
     if resolve_device(device) == "cuda":
-        return f"cuda-{torch.cuda.get_device_name().replace(' ', '-')}-torch{torch.__version__}"
+        deform = choose_backend("cuda", torch.bfloat16, False).version
+        return f"cuda-{torch.cuda.get_device_name().replace(' ', '-')}-torch{torch.__version__}-{deform}"
     return f"{_processor()}-torch{torch.__version__}"
 
 

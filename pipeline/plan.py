@@ -79,6 +79,8 @@ class Plan:
     settings_hash: str
     tracks: tuple[Track, ...]
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    decoder: str = "software"
+    scale: float = 1.0
 
     @property
     def frames(self) -> int:

@@ -20,7 +20,7 @@ from pipeline.plan import LONG_GROUP_SECONDS, PLAN_VERSION, Plan, Track, cut_spa
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe, read_color
 from pipeline.span_job import PLAN_NAME, index_name
 from pipeline.stages.grade import Grade
-from pipeline.stages.reconstruct import Reconstruct, choose_tile
+from pipeline.stages.reconstruct import Reconstruct, choose_tile, network_size
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
 STAGE_CLASSES = {"reconstruct": Reconstruct, "grade": Grade}
@@ -119,7 +119,8 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
                 f"forced although {reason}: its codes are read as SDR, so its light will be wrong unless that tag is."
             )
         index = build_index(source, stream.index, fps, config.input.salvage)
-        tile = choose_tile(model, stream.height, stream.width, precision, budget_bytes)
+        seen = network_size(stream.height, stream.width, config.reconstruct.scale)
+        tile = choose_tile(model, *seen, precision, budget_bytes)
         track, notes = _track(source, stream, index, config, tile, overrides)
         indices.append(index)
         tracks.append(track)
@@ -144,6 +145,8 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         settings_hash=_settings_hash(config, precision, device, encoder),
         tracks=tuple(tracks),
         warnings=tuple(warnings),
+        decoder=config.input.decoder,
+        scale=config.reconstruct.scale,
     )
     return Prepared(source, output, info, plan, tuple(indices), fps, overrides)
 

@@ -23,16 +23,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from models import checkpoints
-from models.model import Model
-from pipeline import engine as engines
+from pipeline.choice import Choice
+from pipeline.cuda_engine import CudaEngine
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
 from pipeline.encode import SpanEncoder, check_span, publish
 from pipeline.engine import Engine, PackedFrame
+from pipeline.engine_maker import engine_for
 from pipeline.errors import ConversionError, SunvisorError
+from pipeline.hardware import choose_decoder, encoder_used
 from pipeline.index import VideoIndex
 from pipeline.light import LightLevels
 from pipeline.plan import Plan, Track, span_key
+from pipeline.source import open_source
 from pipeline.span import Span
 
 PLAN_NAME = "plan.json"
@@ -75,7 +77,7 @@ def run_span(
     key = span_key(plan, job, piece, index)
     final = folder / f"span_{track}_{span:05d}_{key[:16]}.mp4"
     partial = folder / f".{final.name}.{os.getpid()}.part"
-    engine = engine_for(plan, track)
+    engine = engine_for(plan, track, threads)
     started = time.monotonic()
     try:
         with no_space_named(folder):
@@ -86,7 +88,8 @@ def run_span(
     finally:
         partial.unlink(missing_ok=True)
     levels = functools.reduce(lambda left, right: left | right, work.levels)
-    return {
+    on_gpu = {"engine": list(map(str, work.choices))} if work.choices else {}
+    return on_gpu | {
         "key": key,
         "track": track,
         "span": span,
@@ -107,9 +110,7 @@ def run_span(
 
 
 def compute_lanes(engine: Engine, track: Track, threads: int) -> int:
-    """How many frames to compute side by side: one a core on a CPU, as far as memory goes; one on a GPU."""
-    if engine.device.type != "cpu":
-        return 1
+    """How many frames to compute side by side on a CPU: one a core, as far as memory goes."""
     frame_bytes = engine.frame_bytes(track.height, track.width)
     return max(1, min(threads, LANES_BUDGET_BYTES // max(frame_bytes, 1)))
 
@@ -123,7 +124,7 @@ class _SpanWork:
         track: Track,
         span: Span,
         index: VideoIndex,
-        engine: Engine,
+        engine: Engine | CudaEngine,
         threads: int,
         on_frames: Callable[[int], None],
         should_stop: Callable[[], bool],
@@ -135,9 +136,10 @@ class _SpanWork:
         self.repeated: list[int] = []
         self.redone = 0
         self.decode_report = DecodeReport()
-        self.busy = {"decode": 0.0, "encode": 0.0}
+        self.busy = {"decode": 0.0, "encode": 0.0, "waiting": 0.0}
         self.lane_seconds: list[float] = []
-        self.lanes = compute_lanes(engine, track, threads)
+        self.lanes = 1 if isinstance(engine, CudaEngine) else compute_lanes(engine, track, threads)
+        self.choices: list[Choice] = []
         owned = slice(span.first_frame, span.first_frame + span.frames)
         self.relative_pts = [int(pts - span.first_pts) * track.ticks for pts in index.frame_pts[owned]]
         self.durations = [int(ticks) * track.ticks for ticks in index.frame_duration[owned]]
@@ -146,7 +148,7 @@ class _SpanWork:
 
     def run(self, path: Path) -> None:
         """Do the span. The first error of any thread is raised here, once all have ended."""
-        decoded: queue.Queue[list[DecodedFrame] | None] = queue.Queue(QUEUE_FRAMES)
+        decoded: queue.Queue[DecodedFrame | None] = queue.Queue(QUEUE_FRAMES)
         packed: queue.Queue[PackedFrame | None] = queue.Queue(QUEUE_FRAMES)
         helpers = [
             threading.Thread(target=self._guard, args=(self._decode, decoded), name="decode"),
@@ -171,8 +173,8 @@ class _SpanWork:
             self._errors.append(error)
             self._stop.set()
 
-    def _decode(self, out: queue.Queue[list[DecodedFrame] | None]) -> None:
-        batch: list[DecodedFrame] = []
+    def _decode(self, out: queue.Queue[DecodedFrame | None]) -> None:
+        decoder = self._choose_decoder()
         frames = decode_span(
             Path(self.plan.source),
             self.track.stream_index,
@@ -180,47 +182,87 @@ class _SpanWork:
             self.span,
             deinterlace=self.track.deinterlace,
             strict=self.plan.strict,
+            decoder=decoder,
             report=self.decode_report,
         )
         for frame in self._timed("decode", frames):
-            batch.append(frame)
-            if len(batch) == self.engine.batch_frames:
-                self._put(out, batch)
-                batch = []
-        if batch:
-            self._put(out, batch)
+            self._put(out, frame)
+        if self.decode_report.no_nvdec:
+            self.choices.append(Choice("decoder in the end", "software", self.decode_report.no_nvdec))
         self._put(out, None)
 
-    def _compute(self, source: queue.Queue[list[DecodedFrame] | None], out: queue.Queue[PackedFrame | None]) -> None:
-        """Frames side by side, each by one lane, handed on in order: no lane ever waits for another inside a frame."""
+    def _choose_decoder(self) -> str:
+        """The decoder to ask for; what comes of the wish for NVDEC is told in the span's line."""
+        if self.plan.decoder == "software":
+            return "software"
+        with open_source(Path(self.plan.source)) as file:
+            codec = file.streams[self.track.stream_index].codec_context.codec.name
+        size = (self.track.width, self.track.height)
+        choice = choose_decoder(
+            self.plan.decoder, self.plan.device, codec, self.track.layout, size, self.track.deinterlace
+        )
+        self.choices.append(choice)
+        return choice.taken
+
+    def _compute(self, source: queue.Queue[DecodedFrame | None], out: queue.Queue[PackedFrame | None]) -> None:
         before = self.engine.redone_frames
-        number = self.span.first_frame
-        waiting: deque[Future[list[PackedFrame]]] = deque()
-        inside = max(1, self.threads // self.lanes)
-        with ThreadPoolExecutor(self.lanes, "compute", torch.set_num_threads, (inside,)) as lanes:
-            while (batch := self._get(source)) is not None:
-                if self.should_stop():
-                    raise SpanStopped(f"span {self.span.number} was stopped")
-                self.repeated += [number + place for place, frame in enumerate(batch) if frame.repeated]
-                waiting.append(lanes.submit(self._process, [frame.planes for frame in batch], number))
-                number += len(batch)
-                if len(waiting) > self.lanes:
-                    self._hand_on(waiting.popleft(), out)
-            while waiting:
-                self._hand_on(waiting.popleft(), out)
+        frames = self._planes(source)
+        if isinstance(self.engine, CudaEngine):
+            self._compute_on_gpu(self.engine, frames, out)
+        else:
+            self._compute_in_lanes(self.engine, frames, out)
         self.redone = self.engine.redone_frames - before
         self._put(out, None)
 
-    def _process(self, planes: list[tuple[torch.Tensor, ...]], number: int) -> list[PackedFrame]:
+    def _planes(self, source: queue.Queue[DecodedFrame | None]) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Planes of the decoded frames as they come. Raises SpanStopped when the span shall end."""
+        number = self.span.first_frame
+        while (frame := self._get(source)) is not None:
+            if self.should_stop():
+                raise SpanStopped(f"span {self.span.number} was stopped")
+            if frame.repeated:
+                self.repeated.append(number)
+            number += 1
+            yield frame.planes
+
+    def _compute_on_gpu(
+        self, engine: CudaEngine, frames: Iterator[tuple[torch.Tensor, ...]], out: queue.Queue[PackedFrame | None]
+    ) -> None:
+        """The engine reads ahead and overlaps by itself. Its seconds are those in which it waited for nobody here."""
         started = time.monotonic()
-        frames = list(self.engine.process(planes, number))
+        packed = engine.stream(self._timed("waiting", frames), self.span.first_frame)
+        with contextlib.closing(packed):
+            for frame in packed:
+                handed = time.monotonic()
+                self._hand_on([frame], out)
+                self.busy["waiting"] += time.monotonic() - handed
+        self.lane_seconds.append(time.monotonic() - started - self.busy["waiting"])
+        self.choices += [*engine.choices, encoder_used(self.plan.encoder)]
+
+    def _compute_in_lanes(
+        self, engine: Engine, frames: Iterator[tuple[torch.Tensor, ...]], out: queue.Queue[PackedFrame | None]
+    ) -> None:
+        """Frames side by side, each by one lane, handed on in order: no lane ever waits for another inside a frame."""
+        waiting: deque[Future[list[PackedFrame]]] = deque()
+        inside = max(1, self.threads // self.lanes)
+        with ThreadPoolExecutor(self.lanes, "compute", torch.set_num_threads, (inside,)) as lanes:
+            for number, planes in enumerate(frames, self.span.first_frame):
+                waiting.append(lanes.submit(self._process, engine, planes, number))
+                if len(waiting) > self.lanes:
+                    self._hand_on(waiting.popleft().result(), out)
+            while waiting:
+                self._hand_on(waiting.popleft().result(), out)
+
+    def _process(self, engine: Engine, planes: tuple[torch.Tensor, ...], number: int) -> list[PackedFrame]:
+        started = time.monotonic()
+        frames = list(engine.process([planes], number))
         self.lane_seconds.append(time.monotonic() - started)
         return frames
 
-    def _hand_on(self, frames: Future[list[PackedFrame]], out: queue.Queue[PackedFrame | None]) -> None:
-        for frame in frames.result():
+    def _hand_on(self, frames: list[PackedFrame], out: queue.Queue[PackedFrame | None]) -> None:
+        for frame in frames:
             self.levels.append(frame.levels)
-            self.mean_luma.append(float(frame.y.float().mean()))
+            self.mean_luma.append(frame.mean_luma)
             self._put(out, frame)
         self.on_frames(len(self.levels))
 
@@ -299,29 +341,3 @@ def _load_plan(folder: Path, stamp: int) -> Plan:
 @functools.lru_cache(maxsize=4)
 def _load_index(folder: Path, track: int, stamp: int) -> VideoIndex:
     return VideoIndex.load(folder / index_name(track))
-
-
-@functools.lru_cache(maxsize=2)
-def _model(path: str, sha256: str, device: str) -> Model:
-    model = checkpoints.load(path, device)
-    if model.spec.sha256 != sha256:
-        raise ConversionError(
-            f"{path}: the checkpoint is not the one that the plan names; run the command again to plan anew."
-        )
-    return model
-
-
-def engine_for(plan: Plan, track: int) -> Engine:
-    """The engine that a plan describes, on this machine. Raises ConversionError when its arithmetic is another."""
-    engines.check_numerics_class(plan.numerics_class, plan.device)
-    job = plan.tracks[track]
-    return Engine(
-        model=_model(plan.model_path, plan.model_sha256, plan.device),
-        stage_names=plan.stages,
-        layout=job.layout,
-        color=job.color,
-        out=plan.out,
-        precision=plan.precision,
-        tile=job.tile,
-        device=plan.device,
-    )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from configs.schema import load_config
 from models import registry
-from models.deform_conv import deform_conv2d
+from models.deform_conv import Choice, deform_conv2d
 from models.model import Model, ModelSpec
-from pipeline import cuda_engine
+from pipeline import convert as conversions
+from pipeline import cuda_engine, engine_maker, span_job
+from pipeline import engine as engines
 from pipeline.batching import DeviceMemoryError
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.cuda_engine import CudaEngine
-from pipeline.cuda_streams import DeformWatch, compute_stream
+from pipeline.cuda_streams import CudaStreams, DeformWatch, compute_stream
 from pipeline.engine import Engine, PackedFrame
-from pipeline.stages.reconstruct import Reconstruct
+from tests.clips import make_clip
 from tests.deferred_streams import DeferredStreams
 
 HEIGHT, WIDTH = 34, 52
@@ -190,31 +198,14 @@ def test_stopping_half_way_leaves_nothing_on_the_way() -> None:
     engine.close()
 
 
-def test_redone_frames_are_counted_each_once() -> None:
-    engine = CudaEngine(make_engine(Sociable()), make_streams=lambda on_default: DeferredStreams(0))
-    list(engine.stream(noise_frames(7, black=frozenset({2, 6})), FIRST))
-    assert engine.redone_frames == 2
-    engine.close()
-
-
-class Attempting(Reconstruct):
-    """The stage in the form that asks the host nothing; the engine redoes what it flags."""
-
-    def attempt(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        coded = cuda_engine.color.coded_signal(frames, self.model.spec.input_encoding)
-        restored = self._run(coded, self.precision)
-        finite = torch.isfinite(restored).flatten(1).all(dim=1)
-        return restored.add_(frames).sub_(frames.clamp(0, 1)), finite
-
-
 @pytest.mark.parametrize("compute_frames", [1, 2, 3])
-def test_a_stage_that_only_flags_is_redone_by_the_engine(compute_frames: int) -> None:
+def test_a_frame_that_is_only_flagged_is_redone_and_counted_once(compute_frames: int) -> None:
     frames = noise_frames(7, black=frozenset({0, 5, 6}))
-    plain = make_engine(Sociable())
-    if not hasattr(Reconstruct, "attempt"):
-        plain.stages[0] = Attempting(Sociable(), "bf16", 0)
     engine = CudaEngine(
-        plain, compute_frames=compute_frames, batch_frames=6, make_streams=lambda on_default: DeferredStreams(4)
+        make_engine(Sociable()),
+        compute_frames=compute_frames,
+        batch_frames=6,
+        make_streams=lambda on_default: DeferredStreams(4),
     )
     wanted = by_hand(frames, compute_frames)
     assert all(same(one, other) for one, other in zip(engine.stream(frames, FIRST), wanted, strict=True))
@@ -228,9 +219,78 @@ def test_its_choices_are_printed_with_reasons() -> None:
     assert engine.choices == ()
     list(engine.stream(noise_frames(2), FIRST))
     text = "\n".join(map(str, engine.choices))
-    for words in ("colour: torch (", "compute stream: side (", "CUDA graph: eager (a cpu", "frames a batch: 8 ("):
+    for words in (
+        "colour: torch (",
+        "deformable convolution: fast (",
+        "compute stream: side (",
+        "CUDA graph: eager (a cpu",
+        "frames a batch: 8 (",
+    ):
         assert words in text
     assert "batch after running out of memory: 4 (halved 1 times)" in text
+    engine.close()
+
+
+def with_fused_colour() -> None:
+    """In a process where Triton interprets its kernels: what the fused kernels and the ring make together."""
+    frames = noise_frames(3, 18, 26)
+    engine = CudaEngine(make_engine(Sociable()), batch_frames=2, make_streams=lambda on_default: DeferredStreams(6))
+    got = list(engine.stream(frames, FIRST))
+    assert "colour: triton" in str(engine.choices[0]), engine.choices[0]
+    assert all(same(*pair) for pair in zip(got, by_hand(frames, 1), strict=True))
+    engine.close()
+
+
+def test_fused_colour_and_light_give_the_same_bytes_and_levels() -> None:
+    words = [sys.executable, "-c", "from tests.test_engine_cuda import with_fused_colour as run; run()"]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_engine_is_imported_on_a_bare_machine() -> None:
+    missing = ("av", "ray", "omegaconf", "kornia", "cv2")
+    words = f"import sys; sys.modules.update(dict.fromkeys({missing})); import pipeline.cuda_engine"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class FakeCuda(CudaStreams):
+    """Passes for the real ones where nothing is launched."""
+
+    compute = None
+
+    def __init__(self) -> None:
+        self.forgotten = 0
+
+    def synchronize(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("no memory\nmore"), RuntimeError("capture unsafe\nmore")]
+)
+def test_a_graph_that_cannot_be_recorded_is_done_without(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = CudaEngine(make_engine(Sociable()))
+    engine._fused = True
+    side, streams = compute_stream(False), FakeCuda()
+    monkeypatch.setattr(cuda_engine, "Graphed", lambda *_: "graph")
+    assert engine._choose_graph(side, streams, (), torch.zeros(1)).taken == "recorded"
+    assert engine._choose_graph(compute_stream(True), streams, (), torch.zeros(1)).taken == "eager"
+
+    def fail(*_: object) -> None:
+        raise error
+
+    engine._graph = None
+    monkeypatch.setattr(cuda_engine, "Graphed", fail)
+    choice = engine._choose_graph(side, streams, (), torch.zeros(1))
+    assert choice.taken == "eager" and engine._graph is None and streams.forgotten == 1
+    assert str(choice) == f"CUDA graph: eager (recording failed: {str(error).splitlines()[0]})"
+    engine._graphs = False
+    assert "switched off" in str(engine._choose_graph(side, streams, (), torch.zeros(1)))
     engine.close()
 
 
@@ -279,11 +339,72 @@ def test_a_network_served_by_torchvision_asks_for_the_default_stream(monkeypatch
 
     frames = noise_frames(1)
     for backend in ("fast", "reference"):
-        monkeypatch.setattr(operator, "SERVING", dict.fromkeys(operator.SERVING, backend))
+        monkeypatch.setattr(operator, "serving_backend", lambda *key, taken=backend: taken)
         engine = CudaEngine(make_engine(network(), precision="fp32"), make_streams=make)
         list(engine.stream(frames, FIRST))
         engine.close()
     assert asked == [False, True]
+
+
+def test_a_span_comes_out_the_same_by_way_of_the_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=13, width=96, height=64)
+    conversion = conversions.start(source, tmp_path / "out.mp4", load_config(None, None, ["model=neutral"]))
+    track, span = conversion.pending[0]
+    made: list[CudaEngine] = []
+
+    def on_gpu(plan: object, number: int, threads: int = 1) -> CudaEngine:
+        made.append(CudaEngine(plain(plan, number), make_streams=lambda on_default: DeferredStreams(9)))
+        return made[-1]
+
+    def run(should_stop: Callable[[], bool] = lambda: False) -> dict:
+        told: list[int] = []
+        line = span_job.run_span(
+            str(conversion.workdir), track, span, threads=1, on_frames=told.append, should_stop=should_stop
+        )
+        assert told == list(range(1, 14))
+        return line
+
+    plain = span_job.engine_for
+    one = run()
+    wanted = (conversion.workdir / one["file"]).read_bytes()
+    (conversion.workdir / one["file"]).unlink()
+    monkeypatch.setattr(span_job, "engine_for", on_gpu)
+    other = run()
+    assert (conversion.workdir / other["file"]).read_bytes() == wanted
+    assert "engine" not in one and any("frames a batch" in line for line in other["engine"])
+    assert {name: one[name] for name in ("levels", "key", "frames")} == {
+        name: other[name] for name in ("levels", "key", "frames")
+    }
+    asked = iter([False, False, False])
+    with pytest.raises(span_job.SpanStopped):
+        run(lambda: next(asked, True))
+    for engine in made:
+        engine.close()
+    conversion.close()
+
+
+def test_one_engine_is_kept_for_the_next_span_and_closed_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_maker, "_engine", lambda *settings: make_engine(Sociable()))
+    monkeypatch.setattr(engine_maker, "_kept", {})
+    closed: list[CudaEngine] = []
+    monkeypatch.setattr(CudaEngine, "close", lambda engine: closed.append(engine))
+    first = engine_maker._cuda_engine("a", "1", "cuda", (), 2)
+    assert engine_maker._cuda_engine("a", "1", "cuda", (), 2) is first and not closed
+    second = engine_maker._cuda_engine("b", "2", "cuda", (), 2)
+    assert second is not first and closed == [first]
+
+
+def test_the_arithmetic_of_a_gpu_is_named_with_what_computes_the_deformable_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H200")
+    names = set()
+    for version in ("triton3.6.0", "triton3.9.0", "torchvision0.26.0"):
+        monkeypatch.setattr(engines, "choose_backend", lambda *key, version=version: Choice("any", version, ""))
+        names.add(engines.numerics_class("cuda"))
+    assert len(names) == 3
+    assert f"cuda-NVIDIA-H200-torch{torch.__version__}-triton3.9.0" in names
 
 
 # What only a GPU can show.
@@ -325,7 +446,7 @@ def test_gpu_bytes_survive_running_out_of_memory(monkeypatch: pytest.MonkeyPatch
     calls, compute = itertools.count(), tight._compute
 
     def sometimes_full(planes: tuple, numbers: Tensor, first: int) -> tuple:
-        if next(calls) in (3, 30):
+        if next(calls) in (3, 12):
             torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
         return compute(planes, numbers, first)
 
@@ -344,7 +465,7 @@ def test_gpu_agrees_with_the_cpu() -> None:
     for one, other in zip(ours, theirs, strict=True):
         for name in "yuv":
             difference = (getattr(one, name).int() - getattr(other, name).int()).abs()
-            assert difference.float().mean() < 0.5 and difference.max() <= 8
+            assert difference.float().mean() < 0.01 and difference.max() <= 2
     engine.close()
 
 

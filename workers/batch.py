@@ -17,7 +17,7 @@ from configs.schema import Config
 from pipeline import convert as conversions
 from pipeline import engine as engines
 from pipeline.convert import Conversion, FileReport
-from pipeline.errors import ConversionError, SunvisorError
+from pipeline.errors import ConversionError, InputError, SunvisorError
 from pipeline.prepare import Prepared, make_plan, refuse_output
 from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed
@@ -29,6 +29,8 @@ from workers.span_worker import SpanTask
 
 RUN_SPAN = "pipeline.span_job:run_span"
 NUMERICS_CLASS = "pipeline.engine:numerics_class"
+RAY_UNITS = 10_000
+"""Ray books resources in ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ def _run_on_ray(batch: _Batch, config: Config) -> None:
     """Start or join Ray, and convert everything there."""
     device = engines.resolve_device(config.device)
     gpus = torch.cuda.device_count() if device == "cuda" else 0
-    with connect(config.workers.address, slots=max(config.workers.count, gpus, 1), gpus=gpus) as cluster:
+    slots = max(config.workers.count, gpus * config.workers.per_gpu, 1)
+    with connect(config.workers.address, slots=slots, gpus=gpus) as cluster:
         batch.interrupts.install()
-        batch.workers = _worker_count(config, cluster, device)
+        batch.workers = worker_count(config, cluster, device)
         cores = len(os.sched_getaffinity(0)) if cluster.local else int(cluster.cpus)
         batch.threads = config.workers.threads or max(1, cores // batch.workers)
         with SpanPool(
@@ -102,7 +105,7 @@ def _run_on_ray(batch: _Batch, config: Config) -> None:
             NUMERICS_CLASS,
             workers=batch.workers,
             threads=batch.threads,
-            gpus_per_worker=1 if device == "cuda" else 0,
+            gpus_per_worker=gpu_share(batch.workers, cluster.gpus) if device == "cuda" else 0,
             retries=config.workers.retries,
         ) as pool:
             batch.run(pool)
@@ -298,11 +301,32 @@ class _Batch:
         return f"; log in {path}"
 
 
-def _worker_count(config: Config, cluster: Cluster, device: str) -> int:
-    """As asked for; else one a GPU; else one for a local CPU, or one a core of a CPU cluster."""
-    if config.workers.count:
-        return config.workers.count
-    if device == "cuda" or cluster.gpus:
+def gpu_share(workers: int, gpus: float) -> float:
+    """What a worker books of a GPU: as little as lets all fit, rounded down to Ray's unit, so that they spread over all GPUs.
+
+    One worker a GPU or fewer book a whole one each: with less, Ray would put two on one GPU and leave another idle.
+    """
+    together = -(-workers // max(1, int(gpus)))
+    return RAY_UNITS // together / RAY_UNITS
+
+
+def worker_count(config: Config, cluster: Cluster, device: str) -> int:
+    """As asked for; else `workers.per_gpu` a GPU; else one for a local CPU, or one a core of a CPU cluster.
+
+    Raises InputError when more are asked for than our own Ray has places on GPUs: those would wait for ever. A cluster may grow.
+    """
+    asked = config.workers.count
+    places = max(1, int(cluster.gpus)) * config.workers.per_gpu
+    if asked and device == "cuda" and cluster.local and asked > places:
+        raise InputError(
+            f"workers.count={asked}: this machine has {int(cluster.gpus)} GPU(s) and workers.per_gpu={config.workers.per_gpu}, "
+            f"which makes {places} worker(s); legal: 0 to {places}, or more with a larger workers.per_gpu."
+        )
+    if asked:
+        return asked
+    if device == "cuda":
+        return places
+    if cluster.gpus:
         return max(1, int(cluster.gpus))
     return 1 if cluster.local else max(1, int(cluster.cpus))
 

@@ -44,7 +44,7 @@ class SpanPool:
 
     entry, numerics: see SpanWorker
     workers: how many actors; threads: of torch and codec in each
-    gpus_per_worker: 1 on GPUs, 0 on CPUs; on a cluster a worker books `threads` CPUs as well
+    gpus_per_worker: what a worker books of a GPU, 1 or a part, 0 on CPUs; on a cluster a worker books `threads` CPUs as well
     retries: how many attempts a span gets in all before it is quarantined
     start_seconds: how long a worker may take until it says hello
     A worker runs one span at a time, spans begin in the order of submit(). A thread of the pool's own hands them out, so

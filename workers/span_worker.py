@@ -1,4 +1,4 @@
-"""SpanWorker: the actor that converts one span at a time in its own process, one a GPU or one a CPU slot."""
+"""SpanWorker: the actor that converts one span at a time in its own process, one or more a GPU or one a CPU slot."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Modulated deformable convolution (DCNv2): one function, two backends, and one table that says which serves what."""
+"""Modulated deformable convolution (DCNv2): one function, three backends, and one table that says which serves what."""
 
-from models.deform_conv.operator import BACKENDS, SERVING, deform_conv2d, serving_backend
+from models.deform_conv.operator import BACKENDS, SERVING, Choice, choose_backend, deform_conv2d, serving_backend
 
-__all__ = ["BACKENDS", "SERVING", "deform_conv2d", "serving_backend"]
+__all__ = ["BACKENDS", "SERVING", "Choice", "choose_backend", "deform_conv2d", "serving_backend"]

@@ -1,0 +1,52 @@
+"""The engine that a plan describes, made on this machine; what is dear to make is kept for the next span."""
+
+from __future__ import annotations
+
+import functools
+
+from models import checkpoints
+from models.model import Model
+from pipeline import engine as engines
+from pipeline.cuda_engine import CudaEngine
+from pipeline.engine import Engine
+from pipeline.errors import ConversionError
+from pipeline.plan import Plan
+
+_kept: dict[tuple, CudaEngine] = {}
+
+
+def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
+    """The engine that a plan describes, on this machine. Raises ConversionError when its arithmetic is another.
+
+    On a GPU it is kept for the next span, with its graph and its pinned memory. threads: for what it does on the host there
+    """
+    engines.check_numerics_class(plan.numerics_class, plan.device)
+    job = plan.tracks[track]
+    model = (plan.model_path, plan.model_sha256, plan.device)
+    settings = (plan.stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale)
+    return _cuda_engine(*model, settings, threads) if plan.device == "cuda" else _engine(*model, settings)
+
+
+@functools.lru_cache(maxsize=2)
+def _model(path: str, sha256: str, device: str) -> Model:
+    model = checkpoints.load(path, device)
+    if model.spec.sha256 != sha256:
+        raise ConversionError(
+            f"{path}: the checkpoint is not the one that the plan names; run the command again to plan anew."
+        )
+    return model
+
+
+def _engine(path: str, sha256: str, device: str, settings: tuple) -> Engine:
+    names = ("stage_names", "layout", "color", "out", "precision", "tile", "scale")
+    return Engine(model=_model(path, sha256, device), device=device, **dict(zip(names, settings, strict=True)))
+
+
+def _cuda_engine(path: str, sha256: str, device: str, settings: tuple, threads: int) -> CudaEngine:
+    """The last one made, or a new one in its place: two would not share the GPU's memory well."""
+    key = (path, sha256, device, settings, threads)
+    if key not in _kept:
+        while _kept:
+            _kept.popitem()[1].close()
+        _kept[key] = CudaEngine(_engine(path, sha256, device, settings), threads=threads)
+    return _kept[key]
