@@ -28,6 +28,7 @@ def plan_facts(prepared: Prepared) -> dict[str, Any]:
         "precision": plan.precision,
         "numerics_class": plan.numerics_class,
         "stages": list(plan.stages),
+        "scale": prepared.plan.scale,
         "transfer": plan.out.transfer,
         "white_nits": plan.out.white_nits,
         "peak_nits": plan.out.peak_nits,
@@ -91,7 +92,8 @@ def print_plan(console: Console, prepared: Prepared) -> None:
     restores = "" if facts["restores_highlights"] else " (not trained: restores no highlights)"
     table.add_row("model", f"{facts['model']}{restores}, {facts['precision']} on {facts['device']}")
     table.add_row("arithmetic", facts["numerics_class"])
-    table.add_row("stages", " -> ".join(facts["stages"]))
+    seen = "" if facts["scale"] == 1 else " (reconstruct sees the half-size picture)"
+    table.add_row("stages", " -> ".join(facts["stages"]) + seen)
     table.add_row(
         "light",
         f"{facts['transfer'].upper()}, SDR white at {facts['white_nits']:g} nits, peak {facts['peak_nits']:g} nits",

@@ -1,14 +1,17 @@
-"""Reconstruct: the network that restores what over-exposure took, whole frames or overlapping tiles, never a non-finite pixel."""
+"""Reconstruct: the network that restores what over-exposure took, on the whole picture or at half its size, whole frames or
+overlapping tiles, never a non-finite pixel."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from models.encodings import decode
 from models.model import Model
+from pipeline import gain_map
 from pipeline.color import coded_signal
 
 RAMP_PX = 32
@@ -21,42 +24,87 @@ ALIGN_PX = 16
 class Reconstruct(nn.Module):
     """Working-space frames (N,3,H,W) float32 in and out; SDR white = 1.0; highlights in the result rise above it.
 
-    The network reads the SDR signal in [0, 1], coded as its checkpoint was trained to read it, and returns linear light. Light that the camera recorded above nominal white
-    (limited-range codes 236-254) is added back on top, so that a network which changes nothing changes nothing.
+    The network reads the SDR signal in [0, 1], coded as its checkpoint was trained to read it, and returns linear light. What it changes
+    is added to the frames, less of it where they are dark (`gain_map.protection`): light that the camera recorded above nominal
+    white (limited-range codes 236-254) stays on top, and a network that changes nothing changes no bit.
 
     model: a loaded checkpoint
     precision: "fp32", "bf16" or "fp16"
-    tile: side of the tiles in pixels, a multiple of ALIGN_PX from 64 up; 0 = whole frames
+    tile: side of the tiles in pixels of the network's picture (`network_size`), a multiple of ALIGN_PX from 64 up; 0 = whole frames
+    scale: 1 = the network sees the picture; 0.5 = it sees the half-size picture, and pipeline/gain_map.py carries its answer to full size
     """
 
     lead_in = 0
     lead_out = 0
 
-    def __init__(self, model: Model, precision: str, tile: int) -> None:
+    def __init__(self, model: Model, precision: str, tile: int, scale: float = 1.0) -> None:
         super().__init__()
+        if scale not in (1.0, 0.5):
+            raise ValueError(f"scale is {scale}; legal are 1 and 0.5")
         self.model = model
         self.precision = precision
         self.tile = tile
+        self.scale = scale
         self.redone_frames = 0
         self._count = threading.Lock()
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Restore frames. A frame with a non-finite pixel is redone in float32 and counted in `redone_frames`."""
-        coded = coded_signal(frames, self.model.spec.input_encoding)
-        restored = self._run(coded, self.precision)
-        finite = torch.isfinite(restored).flatten(1).all(dim=1)
-        for number in torch.nonzero(~finite).flatten().tolist():
+        """Restore frames. A frame for which the network gives a non-finite pixel is redone in float32 and counted in `redone_frames`;
+        where such a pixel stays, the SDR's does."""
+        return self._restore(frames, self._finite_change)
+
+    def attempt(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` without asking the host anything: the frames, and (N,) bool on their device, whether each was finite throughout.
+
+        Frames for which it is False are not to be used; `forward` redoes them.
+        """
+        good: list[Tensor] = []
+
+        def change(coded: Tensor) -> Tensor:
+            found = self._change(coded, self.precision)
+            good.append(_finite(found))
+            return found
+
+        return self._restore(frames, change), good[0]
+
+    @torch.no_grad()
+    def _restore(self, frames: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """change: coded (N,3,h,w) -> what the network adds to its light."""
+        encoding = self.model.spec.input_encoding
+        if self.scale == 1.0:
+            coded = coded_signal(frames, encoding)
+            return change(coded).mul_(gain_map.protection(coded.amax(dim=1, keepdim=True))).add_(frames)
+        half = gain_map.shrink(frames, encoding)
+        sdr = decode(half.coded, encoding)
+        return gain_map.apply(frames, gain_map.fit(half, sdr, change(half.coded).add_(sdr)), encoding)
+
+    def _finite_change(self, coded: Tensor) -> Tensor:
+        change = self._change(coded, self.precision)
+        for number in torch.nonzero(~_finite(change)).flatten().tolist():
             with self._count:
                 self.redone_frames += 1
-            again = self._run(coded[number : number + 1], "fp32")
-            sdr = frames[number : number + 1].clamp(0, 1)
-            restored[number] = torch.where(torch.isfinite(again), again, sdr)[0]
-        return restored.add_(frames).sub_(frames.clamp(0, 1))
+            again = self._change(coded[number : number + 1], "fp32")
+            change[number] = torch.where(torch.isfinite(again), again, 0.0)[0]
+        return change
 
-    def _run(self, coded: Tensor, precision: str) -> Tensor:
+    def _change(self, coded: Tensor, precision: str) -> Tensor:
+        """(N,3,h,w) coded signal -> the network's light less the signal's own, decoded alike: exactly 0 where the code is the same."""
+
+        def change(part: Tensor) -> Tensor:
+            return self.model.restore(part, precision) - decode(part.contiguous(), self.model.spec.input_encoding)
+
         if self.tile == 0 or max(coded.shape[-2:]) <= self.tile:
-            return self.model.restore(coded, precision)
-        return run_tiled(lambda part: self.model.restore(part, precision), coded, self.tile, self.model.spec.halo_px)
+            return change(coded)
+        return run_tiled(change, coded, self.tile, self.model.spec.halo_px)
+
+
+def network_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width of the picture that the network sees of one of that size: the same, or the half rounded up."""
+    return (height, width) if scale == 1.0 else gain_map.half_size(height, width)
+
+
+def _finite(frames: Tensor) -> Tensor:
+    return torch.isfinite(frames).flatten(1).all(dim=1)
 
 
 def tile_overlap(tile: int, halo_px: int) -> int:
@@ -65,8 +113,8 @@ def tile_overlap(tile: int, halo_px: int) -> int:
     return min(2 * halo_px + RAMP_PX, tile * 3 // 4) // 4 * 4
 
 
-def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor:
-    """Apply `restore` to overlapping tiles of (N,3,H,W) and blend them linearly in the middle of each overlap.
+def run_tiled(restore: Callable[[Tensor], Tensor], coded: Tensor, tile: int, halo_px: int) -> Tensor:
+    """Apply `restore` ((N,3,h,w) -> same) to overlapping tiles of (N,3,H,W) and blend them linearly in the middle of each overlap.
 
     Tile corners lie on multiples of ALIGN_PX, so that the network's strides fall as they do on the whole frame.
     """
@@ -77,7 +125,7 @@ def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor
     weight = coded.new_zeros(1, 1, height, width)
     for top, bottom in _spread(height, tile, overlap):
         for left, right in _spread(width, tile, overlap):
-            part = restore(coded[..., top:bottom, left:right])  # type: ignore[operator]
+            part = restore(coded[..., top:bottom, left:right])
             rows = _ramp(top, bottom, height, overlap, ramp, coded)
             columns = _ramp(left, right, width, overlap, ramp, coded)
             window = rows[:, None] * columns[None, :]
@@ -89,7 +137,8 @@ def run_tiled(restore: object, coded: Tensor, tile: int, halo_px: int) -> Tensor
 def choose_tile(model: Model, height: int, width: int, precision: str, budget_bytes: int) -> int:
     """Side of the tiles so that the network's working memory stays below `budget_bytes`; 0 when a whole frame does.
 
-    Depends on the model, the picture and the setting alone, never on the machine, so that the bytes do not either.
+    height, width: of the picture that the network sees (`network_size`). Depends on the model, the picture and the setting alone, never on
+    the machine, so that the bytes do not either.
     """
     if model.activation_bytes(height, width, precision) <= budget_bytes:
         return 0
