@@ -11,8 +11,20 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor
+from triton.runtime import interpreter
 
 from models.deform_conv import deform_conv2d, triton_launch, triton_ops
+
+if triton_launch.version_of("triton").startswith(
+    "3.6."
+):  # its interpreter's loops fail with NumPy 2.4, as NumPy counts an array of one no number
+    patch = interpreter._patch_lang_tensor
+
+    def patch_loops(tensor: type, scope: interpreter._LangPatchScope) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_loops
 
 KERNELS = ((3, 3), (1, 1), (1, 3), (3, 1), (2, 2), (1, 2))
 NAMES = ("x", "offset", "mask", "weight", "bias", "residual")

@@ -72,7 +72,7 @@ def weight_gradient_blocks(dtype: torch.dtype, group_channels: int, outputs: int
     """A square of weights, 64 x 64 at most (32 x 32 in float32), over 64 pixels at a time."""
     if dtype == torch.float32:
         return Blocks(8, 8, _block(group_channels, 32), _block(outputs, 32), 4)
-    return Blocks(8, 8, _block(group_channels, 64), _block(outputs, 64), 4)
+    return Blocks(8, 8, _block(group_channels, 64), _block(outputs, 64), 8)
 
 
 def weight_gradient_parts(blocks: int, squares: int) -> int:
