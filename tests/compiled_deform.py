@@ -20,8 +20,8 @@ from models.deform_conv import triton_gradients, triton_kernels, triton_launch
 
 KERNELS = {
     "forward": (triton_kernels.forward_kernel, triton_launch.forward_blocks),
-    "map_gradient": (triton_gradients.map_gradient_kernel, triton_launch.map_gradient_blocks),
-    "aim_gradient": (triton_gradients.aim_gradient_kernel, triton_launch.aim_gradient_blocks),
+    "map_gradient": (triton_gradients.map_gradient_kernel, triton_launch.sampled_gradient_blocks),
+    "aim_gradient": (triton_gradients.aim_gradient_kernel, triton_launch.sampled_gradient_blocks),
     "weight_gradient": (triton_gradients.weight_gradient_kernel, triton_launch.weight_gradient_blocks),
 }
 FLOAT32_POINTERS = {"offset_ptr", "mask_ptr", "grad_x_ptr", "grad_offset_ptr", "grad_mask_ptr", "grad_weight_ptr"}

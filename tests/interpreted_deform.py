@@ -5,7 +5,8 @@ TRITON_INTERPRET=1 must be set before anything imports Triton.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +14,10 @@ import torchvision
 from torch import Tensor
 from triton.runtime import interpreter
 
-from models.deform_conv import deform_conv2d, triton_launch, triton_ops
+from models.deform_conv import deform_conv2d, triton_launch, triton_ops, triton_tune
 
-if triton_launch.version_of("triton").startswith(
-    "3.6."
-):  # its interpreter's loops fail with NumPy 2.4, as NumPy counts an array of one no number
+if triton_launch.version_of("triton").startswith("3.6."):
+    # Its interpreter's loops fail with NumPy 2.4, to which an array of one element is no number.
     patch = interpreter._patch_lang_tensor
 
     def patch_loops(tensor: type, scope: interpreter._LangPatchScope) -> None:
@@ -273,3 +273,16 @@ def test_weight_gradient_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(triton_launch, "WEIGHT_PROGRAMS", programs)
         for _, ours, theirs in gradients(case, narrow=False):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_tuning_reports_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretended = iter((3.0, 2.0) * 4)
+
+    def timed(work: Callable[[], object]) -> float:
+        work()
+        return next(pretended)
+
+    monkeypatch.setattr(triton_tune, "candidates", lambda blocks: [blocks, replace(blocks, rows=4, columns=4)])
+    lines = list(triton_tune.tune(torch.float32, 4, timed, rows=3, columns=3, device="cpu"))
+    assert len(lines) == 4
+    assert lines[0].startswith("forward, float32, 4: table 3.0 us, fastest 2.0 us with Blocks(rows=4, columns=4")

@@ -176,7 +176,7 @@ def test_dry_run_tells_everything_and_writes_nothing(
     assert plan["restores_highlights"]
     assert list(tmp_path.iterdir()) == []
     code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run")
-    assert code == 0 and "small" in text
+    assert code == 0 and "tiny" in text
     code, _, text = run(capsys, "convert", clip, "--output", tmp_path / "o.mp4", "--dry-run", "model=neutral")
     assert code == 0
     for word in ("spans", "neutral", "libx265", "highlights are not restored", "BT.601"):

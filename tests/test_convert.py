@@ -76,7 +76,7 @@ def test_the_work_folder_is_gone_and_provenance_is_in_the_file(converted: tuple[
     output = converted[1]
     assert [path.name for path in output.parent.iterdir()] == [output.name]
     facts = read_provenance(output).facts
-    assert facts["model"] == auto_checkpoint("cpu") == "small"
+    assert facts["model"] == auto_checkpoint("cpu") == "tiny"
     assert facts["tracks"][0]["frames"] == 50
 
 

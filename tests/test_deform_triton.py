@@ -115,8 +115,7 @@ def test_float64_stays_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> No
 def test_blocks_are_what_triton_takes(dtype: torch.dtype, channels: int) -> None:
     tables = (
         triton_launch.forward_blocks,
-        triton_launch.map_gradient_blocks,
-        triton_launch.aim_gradient_blocks,
+        triton_launch.sampled_gradient_blocks,
         triton_launch.weight_gradient_blocks,
     )
     for table in tables:

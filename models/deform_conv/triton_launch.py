@@ -50,29 +50,25 @@ class Blocks:
 
 
 def forward_blocks(dtype: torch.dtype, group_channels: int, outputs: int) -> Blocks:
-    """32 channels at a time (16 in float32) leave 128 registers a thread: four programs share a multiprocessor and hide each other's waits."""
+    """32 channels at a time leave 128 registers a thread: four programs share a multiprocessor and hide each other's waits."""
     if dtype == torch.float32:
-        return Blocks(8, 8, 16, _block(outputs, 64), 4)
+        return Blocks(8, 8, 16, _block(outputs, 64), 8)
     return Blocks(8, 8, _block(group_channels, 32), _block(outputs, 128), 4)
 
 
-def map_gradient_blocks(dtype: torch.dtype, group_channels: int, outputs: int) -> Blocks:
-    """16 channels at a time: the samples' gradient and what it is multiplied with are in registers together."""
+def sampled_gradient_blocks(dtype: torch.dtype, group_channels: int, outputs: int) -> Blocks:
+    """Of the gradients of the map, and of offset and mask. Few channels: these stay in registers with what they are multiplied with."""
     if dtype == torch.float32:
-        return Blocks(8, 8, 16, _block(outputs, 32), 8)
+        return Blocks(8, 8, 16, 16, 8)
     return Blocks(8, 8, 16, _block(outputs, 64), 4)
-
-
-def aim_gradient_blocks(dtype: torch.dtype, group_channels: int, outputs: int) -> Blocks:
-    """As `map_gradient_blocks`, with four neighbours and their sums."""
-    return Blocks(8, 8, 16, 16 if dtype == torch.float32 else _block(outputs, 64), 4)
 
 
 def weight_gradient_blocks(dtype: torch.dtype, group_channels: int, outputs: int) -> Blocks:
     """A square of weights, 64 x 64 at most (32 x 32 in float32), over 64 pixels at a time."""
     if dtype == torch.float32:
         return Blocks(8, 8, _block(group_channels, 32), _block(outputs, 32), 4)
-    return Blocks(8, 8, _block(group_channels, 64), _block(outputs, 64), 8)
+    channels = _block(group_channels, 64)
+    return Blocks(8, 8, channels, _block(outputs, 64), 4 if channels == 16 else 8)
 
 
 def weight_gradient_parts(blocks: int, squares: int) -> int:

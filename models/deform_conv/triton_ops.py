@@ -134,7 +134,7 @@ def map_gradient(
     call = Call.of(x, offset, mask, weight, stride, padding, dilation)
     total = _new_map(x, x.shape[1], x, torch.float32).zero_()
     if grad.numel() > 0:
-        blocks = triton_launch.map_gradient_blocks(x.dtype, call.group_channels, weight.shape[0])
+        blocks = triton_launch.sampled_gradient_blocks(x.dtype, call.group_channels, weight.shape[0])
         with call.device():
             call.gradients.map_gradient_kernel[call.squares(blocks), x.shape[0]](
                 grad.to(x.dtype).contiguous(memory_format=torch.channels_last),
@@ -180,7 +180,7 @@ def aim_gradient(
     call = Call.of(x, offset, mask, weight, stride, padding, dilation)
     grad_offset, grad_mask = _new_aim(offset, mask)
     if grad.numel() > 0:
-        blocks = triton_launch.aim_gradient_blocks(x.dtype, call.group_channels, weight.shape[0])
+        blocks = triton_launch.sampled_gradient_blocks(x.dtype, call.group_channels, weight.shape[0])
         with call.device():
             call.gradients.aim_gradient_kernel[call.squares(blocks), x.shape[0]](
                 grad.to(x.dtype).contiguous(memory_format=torch.channels_last),
