@@ -24,8 +24,8 @@ SHIFTS = {"nv12": 0, "p010le": 6, "p016le": 0}
 EXTRA_SURFACES = "8"
 """Beyond what the codec refers to: frames that decode.py holds back for repeating and reordering."""
 
-OPENING_ERRORS = (av.FFmpegError, OSError, RuntimeError, ValueError, NotImplementedError)
-"""What a driver, a GPU or a codec that will not do raises through PyAV."""
+OPENING_ERRORS = (av.FFmpegError, OSError, RuntimeError, ValueError)
+"""What a driver, a GPU or a codec that will not do raises through PyAV (what it has not built is a RuntimeError too)."""
 
 
 def choose_decoder(

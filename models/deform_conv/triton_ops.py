@@ -100,17 +100,7 @@ def deform_conv(
 
 
 @deform_conv.register_fake
-def _(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    stride: int,
-    padding: int,
-    dilation: int,
-) -> Tensor:
+def _(x: Tensor, offset: Tensor, _mask: Tensor | None, weight: Tensor, *_: object) -> Tensor:
     return _new_map(x, weight.shape[0], offset)
 
 
@@ -148,16 +138,7 @@ def map_gradient(
 
 
 @map_gradient.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    stride: int,
-    padding: int,
-    dilation: int,
-) -> Tensor:
+def _(_grad: Tensor, x: Tensor, *_: object) -> Tensor:
     return _new_map(x, x.shape[1], x)
 
 
@@ -196,16 +177,7 @@ def aim_gradient(
 
 
 @aim_gradient.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    stride: int,
-    padding: int,
-    dilation: int,
-) -> tuple[Tensor, Tensor]:
+def _(_grad: Tensor, _x: Tensor, offset: Tensor, mask: Tensor | None, *_: object) -> tuple[Tensor, Tensor]:
     return _new_aim(offset, mask)
 
 
@@ -251,16 +223,7 @@ def weight_gradient(
 
 
 @weight_gradient.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    stride: int,
-    padding: int,
-    dilation: int,
-) -> Tensor:
+def _(_grad: Tensor, _x: Tensor, _offset: Tensor, _mask: Tensor | None, weight: Tensor, *_: object) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
