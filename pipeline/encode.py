@@ -46,6 +46,9 @@ DEFAULTS = {
 BT2020_PRIMARIES, BT2020_NCL, LIMITED_RANGE = 9, 9, 1
 KEYFRAME_SECONDS = 2
 X265_CTU_PX = 64
+X265_SMALL_PICTURE = ":ctu=16:weightp=0:weightb=0"
+"""x265 4.2 reads memory that it never wrote when a picture is one coding tree unit wide or high (valgrind names the weighted
+reference pictures), so that bytes come out at random. Units of 16 pixels and no weighting: nothing is read that was not written."""
 LUMA_TOLERANCE_CODES = 8.0
 X265_MIN_WIDTH = 64
 X265_REORDER_FRAMES = 2
@@ -346,9 +349,8 @@ def _configure(
     options = {**choice.options, "preset": choice.preset, "chroma_sample_location": "topleft"}
     if choice.encoder == "libx265":
         context.pix_fmt, context.codec_tag = "yuv420p10le", "hvc1"
-        # x265 gives other bytes each time for a picture one coding tree unit (64 pixels) wide; so such pictures get smaller ones.
-        narrow = ":ctu=16" if width <= X265_CTU_PX else ""
-        options |= {"crf": str(choice.crf), "x265-params": f"{options['x265-params']}:pools={threads}{narrow}"}
+        small = X265_SMALL_PICTURE if min(width, height) <= X265_CTU_PX else ""
+        options |= {"crf": str(choice.crf), "x265-params": f"{options['x265-params']}:pools={threads}{small}"}
     elif choice.encoder == "libsvtav1":
         context.pix_fmt = "yuv420p10le"
         options |= {"crf": str(choice.crf), "svtav1-params": f"{options['svtav1-params']}:lp={min(threads, 6)}"}

@@ -322,3 +322,29 @@ def test_the_same_bytes_each_time_at_presets_that_look_ahead(tmp_path: Path, pre
     planes = [(y, grey, grey.clone()) for y in noise]
     files = [write(tmp_path / f"{number}.mp4", choose(preset=preset), planes) for number in range(6)]
     assert len({file.read_bytes() for file in files}) == 1
+
+
+def small_pictures_in_child(garbage: int) -> list[str]:
+    """Digests of fading clips one coding tree unit high or wide, encoded where fresh memory is filled with a byte made from `garbage`."""
+    code = (
+        "import hashlib, pathlib, tempfile, torch, tests.test_encode as t\n"
+        "folder = pathlib.Path(tempfile.mkdtemp())\n"
+        "for width, height in ((96, 64), (256, 48), (64, 96), (128, 16)):\n"
+        "    planes = [((y.float() * (1 - 0.07 * n)).to(torch.uint16), u, v)\n"
+        "              for n, (y, u, v) in enumerate(t.frames(9, width, height))]\n"
+        "    path = t.write(folder / 'span.mp4', t.choose(), planes)\n"
+        "    print(hashlib.md5(path.read_bytes()).hexdigest()); path.unlink()\n"
+        "folder.rmdir()\n"
+    )
+    root, variables = Path(__file__).resolve().parents[1], os.environ | {"MALLOC_PERTURB_": str(garbage)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root, env=variables
+    )
+    return done.stdout.split()
+
+
+def test_what_memory_held_before_is_in_no_small_picture() -> None:
+    """x265 reads weighted reference pictures where it never wrote them, when they are one coding tree unit high or wide."""
+    digests = small_pictures_in_child(1)
+    assert len(digests) == 4
+    assert small_pictures_in_child(170) == digests
