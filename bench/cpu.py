@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from demo.scene import Drive, DriveOptions
 from pipeline.decode import decode_span
 from pipeline.encode import SpanEncoder
 from pipeline.engine_maker import engine_for
+from pipeline.lanes import Lanes
 from pipeline.prepare import Prepared, make_plan
 from workers.batch import run_batch
 from workers.jobs import Job
@@ -78,18 +78,19 @@ def _stages_alone(prepared: Prepared, output: Path) -> dict[str, dict[str, float
     plan, track, index = prepared.plan, prepared.plan.tracks[0], prepared.indices[0]
     cores = os.cpu_count() or 1
     engine = engine_for(plan, 0)
-    decoded: list[Any] = []
+    decoded: dict[int, list[Any]] = {}
     packed: list[Any] = []
 
     def decode() -> None:
         for span in track.spans:
-            decoded.extend(decode_span(prepared.source, track.stream_index, index, span, deinterlace=track.deinterlace))
+            frames = decode_span(prepared.source, track.stream_index, index, span, deinterlace=track.deinterlace)
+            decoded[span.number] = [frame.planes for frame in frames]
 
     def compute() -> None:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as lanes:
-            numbered = enumerate(decoded)
-            for frames in lanes.map(lambda one: list(engine.process([one[1].planes], one[0])), numbered):
-                packed.extend(frames)
+        for span in track.spans:
+            owned = range(span.first_frame, span.first_frame + span.frames)
+            lanes = Lanes(engine, cores, 1)
+            packed.extend(lanes.run(iter(decoded[span.number]), span.first_frame - span.lead_in, owned))
 
     def encode() -> None:
         for span in track.spans:

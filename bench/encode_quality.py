@@ -5,7 +5,7 @@
 Frames of real clips go the pipeline's way to 10-bit PQ. Their highlights are raised as a trained network would raise them, up to
 the 1000-nit peak, so that bright gradients are encoded too. Each setting encodes each clip with SpanEncoder; decoded and handed-over
 planes are compared on ColorVideoVDP's standard HDR display. Prints a Markdown table; its settings of record are the defaults in
-pipeline/encode.py. JOD is measured on a centre crop of a few frames to keep the cost down; rate and time are of whole frames.
+pipeline/encoder_choice.py. JOD is measured on a centre crop of a few frames to keep the cost down; rate and time are of whole frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from rich.console import Console
 from torch import Tensor
 
 from pipeline.color import OutputSpec, pack, unpack
-from pipeline.encode import DEFAULTS, EncoderChoice, SpanEncoder, resolve_encoder
+from pipeline.encode import SpanEncoder
+from pipeline.encoder_choice import DEFAULTS, EncoderChoice, resolve_encoder
 from pipeline.planes import frame_planes
 from pipeline.probe import probe, read_color
 from pipeline.stages.grade import Grade

@@ -24,7 +24,7 @@ from models.convolution import Conv2d, conv2d, set_precision
 from models.dcdr_unet import DCRB
 from models.deform_conv import deform_conv2d
 from models.model import PRECISIONS, Model
-from pipeline import color, fused_color, fused_light
+from pipeline import color
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.cuda_engine import CudaEngine
 from pipeline.cuda_graph import Graphed
@@ -161,30 +161,21 @@ def _drive(driver: CudaEngine, setting: Setting, seconds: float) -> Row:
 def compute_row(setting: Setting, graph: bool) -> Row:
     """Unpack, stages and pack on the device alone, one frame at a time, nothing copied: what the engine's time is held against."""
     _fresh_memory(setting.device)
-    engine = make_engine(setting)
     planes = tuple(plane[None].to(setting.device) for plane in pictures_of(setting.picture, setting.device, 1)[0])
     numbers = torch.zeros(1, dtype=torch.int64, device=setting.device)
-    fused = fused_color.backend(torch.device(setting.device)).name == "triton"
+    with contextlib.closing(CudaEngine(make_engine(setting))) as driver:
 
-    def frame(*inputs: Tensor) -> Planes:
-        with torch.inference_mode():
-            light = fused_color.unpack(inputs[:-1], LAYOUT, COLOR)
-            for stage in engine.stages:
-                light = stage.attempt(light)[0] if hasattr(stage, "attempt") else stage(light)
-            packed = fused_color.pack(light, OUT, inputs[-1])
-            return (*packed, fused_light.histogram(*packed, OUT.transfer)) if fused else packed
+        def frame(*inputs: Tensor) -> Planes:
+            return driver.packed(inputs[:-1], inputs[-1], 0)
 
-    if not graph:
-        return {
-            **setting.facts(),
-            "ms": median_ms(lambda: frame(*planes, numbers), setting.device),
-            **_memory(setting.device),
-        }
-    stream = torch.cuda.Stream()
-    recorded = Graphed(frame, (*planes, numbers), stream)
-    with torch.cuda.stream(stream):
-        spent = median_ms(lambda: recorded(*planes, numbers), setting.device)
-    return {**setting.facts(), "ms": spent, **_memory(setting.device)}
+        if not graph:
+            spent = median_ms(lambda: frame(*planes, numbers), setting.device)
+            return {**setting.facts(), "ms": spent, **_memory(setting.device)}
+        stream = torch.cuda.Stream()
+        recorded = Graphed(frame, (*planes, numbers), stream)
+        with torch.cuda.stream(stream):
+            spent = median_ms(lambda: recorded(*planes, numbers), setting.device)
+        return {**setting.facts(), "ms": spent, **_memory(setting.device)}
 
 
 def network_row(setting: Setting, batch: int) -> Row:

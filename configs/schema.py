@@ -1,7 +1,7 @@
 """Every setting and its default. Profiles (the YAML files beside this one) and `key=value` words override them.
 
-Two kinds of settings: those of `workers` say how the work is done and never change a byte of the result; all others are the
-*result* settings: they are hashed, recorded in the output's provenance tag, and part of every span's key.
+Two kinds of settings: those of `workers` say how the work is done, those of `extras` what is written beside the result, and neither
+changes a byte of it; all others are the *result* settings: they are hashed, recorded in the output's provenance tag, and part of every span's key.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from configs.layers import get, merge, read_words, read_yaml
 from pipeline.errors import InputError
 
 PROFILE_DIR = Path(__file__).parent
-EXECUTION_SECTIONS = ("workers",)
-STAGES = ("reconstruct", "grade")
+EXECUTION_SECTIONS = ("workers", "extras")
+STAGES = ("reconstruct", "temporal", "grade")
+"""All stages, in the order in which they work."""
 
 
 @dataclass
@@ -57,6 +58,13 @@ class ReconstructConfig:
 
 
 @dataclass
+class TemporalConfig:
+    """Smoothing of the restored light over time. radius: frames looked at before and after each, 0 = off (the profile dashcam has it on)."""
+
+    radius: int = 0
+
+
+@dataclass
 class GradeConfig:
     """Where SDR white lands and how high highlights may go, in nits (cd/m2)."""
 
@@ -74,6 +82,22 @@ class OutputConfig:
     crf: int | None = None
     preset: str | None = None
     container: str = "auto"
+
+
+@dataclass
+class ExtrasConfig:
+    """What is written beside OUTPUT.mp4, in the same pass.
+
+    mask: OUTPUT.mask.mp4, which says of every pixel how much of it came from the network
+    hdr10plus: OUTPUT.hdr10plus.json, dynamic metadata (ST 2094-40) for hdr10plus_tool
+    evidence: OUTPUT.evidence.json, hashes of source, model, settings and result, and what was counted
+    report: OUTPUT.report.html, the conversion in pictures and curves
+    """
+
+    mask: bool = False
+    hdr10plus: bool = False
+    evidence: bool = False
+    report: bool = False
 
 
 @dataclass
@@ -110,8 +134,10 @@ class Config:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     input: InputConfig = field(default_factory=InputConfig)
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
     grade: GradeConfig = field(default_factory=GradeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    extras: ExtrasConfig = field(default_factory=ExtrasConfig)
     span: SpanConfig = field(default_factory=SpanConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
@@ -134,6 +160,7 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
 }
 
 RANGES: dict[str, tuple[float, float]] = {
+    "temporal.radius": (0, 5),
     "grade.white_nits": (50, 1000),
     "grade.peak_nits": (100, 10000),
     "output.crf": (0, 63),

@@ -12,14 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ONEDNN = torch.backends.mkldnn.is_available()
+"""Asked once, and here: torch.compile cannot trace the question."""
+
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """`torch.nn.functional.conv2d`, with the same bits for any number of threads where nothing is being trained.
 
     x (N, C, H, W), weight (O, C, kh, kw), bias (O,) or None. bfloat16 goes to oneDNN by itself, and other devices have no such choice.
+    torch.compile gets the plain operation, for it knows no shapes of the direct one's results; its own kernels promise no bits.
     """
     direct = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    if direct and torch.backends.mkldnn.is_available():
+    if direct and ONEDNN and not torch.compiler.is_compiling():
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1), 1)
     return F.conv2d(x, weight, bias, stride, padding)
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
 from pipeline.light import LightLevels
+from pipeline.mask import join_masks, mask_path
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
@@ -144,6 +146,8 @@ class Conversion:
             )
         self._check_source()
         write_sidecars(prepared.source, copies, prepared.output, joined.shift_seconds)
+        if "mask" in plan.extras:
+            self._publish_masks(joined.shift_seconds)
         publish(partial, prepared.output)
         repeated = sum(len(line["repeated"]) for line in self.lines.values())
         redone = sum(line["redone_in_float32"] for line in self.lines.values())
@@ -172,6 +176,16 @@ class Conversion:
             streams=[dataclasses.asdict(copy) for copy in copies],
             warnings=warnings,
         )
+
+    def _publish_masks(self, shift_seconds: Fraction) -> None:
+        """One mask video a converted track, at the output's times."""
+        for number, (track, index) in enumerate(zip(self.plan.tracks, self.prepared.indices, strict=True)):
+            shift = round(shift_seconds * track.time_base_den)
+            files = [self.workdir / self.lines[number, span.number]["beside"]["mask"]["file"] for span in track.spans]
+            starts = [int(index.frame_pts[span.first_frame]) * track.ticks + shift for span in track.spans]
+            partial = self.workdir / f"final.{number}.mask.mp4"
+            join_masks(files, starts, partial)
+            publish(partial, mask_path(self.prepared.output, number))
 
     def _check_source(self) -> None:
         """Raise ConversionError when the source was written to since it was planned: what is copied must be of what was read."""
@@ -245,6 +259,14 @@ def _provenance_of(output: Path) -> dict[str, Any]:
         return {}
 
 
+def extra_paths(prepared: Prepared) -> list[Path]:
+    """Files that are written beside the output, as its settings ask."""
+    plan, paths = prepared.plan, []
+    if "mask" in plan.extras:
+        paths += [mask_path(prepared.output, number) for number in range(len(plan.tracks))]
+    return paths
+
+
 def start(source: Path, output: Path, config: Config, *, overwrite: bool = False) -> Conversion | FileReport:
     """Plan a conversion and open its work folder; a FileReport comes back instead when the output is there already.
 
@@ -255,7 +277,8 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
     prepared = make_plan(source, output, config)
     if output.exists():
         earlier = _provenance_of(output)
-        if earlier.get("identity") == prepared.plan.identity():
+        same = earlier.get("identity") == prepared.plan.identity()
+        if same and all(path.exists() for path in extra_paths(prepared)):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 WorkLock(prepared.workdir).remove_folder()
             return FileReport(
@@ -267,7 +290,7 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
                 max_fall_nits=earlier.get("max_fall"),
                 restores_highlights=prepared.plan.model_restores_highlights,
             )
-        if not overwrite:
+        if not (same or overwrite):
             raise InputError(
                 f"{output}: there is a file already, made from another source or with other settings; --overwrite replaces it."
             )

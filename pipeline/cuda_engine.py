@@ -9,6 +9,9 @@ enough pixels to fill a GPU. When memory runs out the batch is halved, down to o
 **The GPU does not wait for Python.** Nothing on the way asks the GPU for an answer. A stage whose `forward` does (reconstruct looks for
 frames that are not finite) offers `attempt(frames (N, 3, H, W)) -> (frames, (N,) bool on the device, whether each is good)` beside it:
 the flags come down with the frame, and a frame that is not good goes through `forward` then. A stage without it asks for nothing.
+
+**Frames may stay.** Where NVENC takes frames from GPU memory, Y, U and V are copied there, to memory of their own, and only the flag,
+the sum of the luma codes and, where colour is fused, the light's histogram come down.
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ from pipeline.batching import Batcher, DeviceMemoryError, choose_batch_frames
 from pipeline.choice import Choice, first_line
 from pipeline.cuda_graph import Graphed
 from pipeline.cuda_streams import CudaStreams, DeformWatch, Streams, compute_stream
-from pipeline.engine import Engine, PackedFrame, mean_luma
+from pipeline.engine import Engine, PackedFrame, luma_sum, mean_luma
 from pipeline.ring import Planes, Ring, Sizes, Work
 
 COMPUTE_FRAMES = 1
 """Frames that the network gets at a time. Another number may give other last bits: it is part of the arithmetic, not a setting."""
 
+PLANES = 3
 MOST_BATCH_FRAMES = 8
 PINNED_BYTES = 1 << 29
 """Of pinned host memory that the ring may take; it cannot be swapped out."""
@@ -68,6 +72,7 @@ class CudaEngine:
         self._colour = fused_color.backend(self.device)
         self._fused = self._colour.name == "triton"
         self._sizes: Sizes = ()
+        self._stay = False
         self._batcher: Batcher | None = None
         self._ring: Ring[PackedFrame] | None = None
         self._graph: Graphed | None = None
@@ -90,11 +95,12 @@ class CudaEngine:
         )
         return (*self._choices, memory)
 
-    def stream(self, frames: Iterable[Planes], first_frame: int) -> Iterator[PackedFrame]:
+    def stream(self, frames: Iterable[Planes], first_frame: int, stay: bool = False) -> Iterator[PackedFrame]:
         """Decoded planes of consecutive frames -> packed frames, in order. The iterator is read ahead by some batches.
 
         frames: planes as pipeline.decode gives them, on the host or on this GPU, all of one shape
         first_frame: number of the first one within the track (dither)
+        stay: Y, U and V stay on the GPU; they are complete, and nothing else writes to them
         Raises DeviceMemoryError (transient) when the GPU has no memory for one compute batch.
         """
         source = iter(frames)
@@ -102,7 +108,8 @@ class CudaEngine:
         if head is None:
             return
         sizes = tuple((tuple(plane.shape), plane.dtype) for plane in head)
-        if self._batcher is None or sizes != self._sizes:
+        if self._batcher is None or (sizes, stay) != (self._sizes, self._stay):
+            self._stay = stay
             self._batcher = self._prepare(head, sizes)
         yield from self._batcher.run(itertools.chain([head], source), first_frame)
 
@@ -118,7 +125,7 @@ class CudaEngine:
         numbers = torch.arange(self._compute_frames, device=self.device)
         try:
             with DeformWatch() as watch:
-                outputs = self._packed(planes, numbers, 0)
+                outputs = self.packed(planes, numbers, 0)
             stream = compute_stream(watch.seen)
             streams = self._make_streams(stream.taken == "default")
             streams.synchronize()
@@ -132,6 +139,7 @@ class CudaEngine:
                 self._compute_frames,
                 Work(self._compute, self._finish, self._redo),
                 self._helpers,
+                PLANES if self._stay else 0,
             )
             network_bytes = self._compute_frames * self._engine.frame_bytes(*head[0].shape)
             batch = self._choose_batch(ring, streams, network_bytes)
@@ -160,7 +168,7 @@ class CudaEngine:
         trouble = ""
         try:
             self._graph = Graphed(
-                lambda *inputs: self._packed(inputs[:-1], inputs[-1], 0), (*planes, numbers), streams.compute
+                lambda *inputs: self.packed(inputs[:-1], inputs[-1], 0), (*planes, numbers), streams.compute
             )
         except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
             trouble = first_line(error)
@@ -189,10 +197,15 @@ class CudaEngine:
         self._ring = self._graph = self._batcher = None
 
     def _compute(self, planes: Planes, numbers: Tensor, first: int) -> Planes:
-        return self._packed(planes, numbers, first) if self._graph is None else self._graph(*planes, numbers)
+        return self.packed(planes, numbers, first) if self._graph is None else self._graph(*planes, numbers)
 
-    def _packed(self, planes: Planes, numbers: Tensor, first: int) -> Planes:
-        """A compute batch, from planes to (y, u, v, whether finite) and, where colour is fused, the light's histogram."""
+    def packed(self, planes: Planes, numbers: Tensor, first: int) -> Planes:
+        """A compute batch on the current stream, all of it on the device; nothing waits.
+
+        planes: (n, H, W) each; numbers: (n,) int64 of the frames within the track; first: the first of them
+        Returns y, u, v, (n,) bool whether all is finite, (n,) float64 sums of the codes of y and, where colour is fused, the light's
+        histogram (fused_light).
+        """
         engine = self._engine
         with torch.inference_mode():
             frames = self._unpack(planes)
@@ -205,7 +218,7 @@ class CudaEngine:
                     frames = stage(frames)
             packed = self._pack(frames, numbers, first)
             counts = (fused_light.histogram(*packed, engine.out.transfer),) if self._fused else ()
-            return (*packed, finite, *counts)
+            return (*packed, finite, luma_sum(packed[0]), *counts)
 
     def _unpack(self, planes: Planes) -> Tensor:
         unpack = fused_color.unpack if self._fused else color.unpack
@@ -219,16 +232,17 @@ class CudaEngine:
         )  # it reads them on the host
 
     def _finish(self, outputs: Planes) -> PackedFrame | None:
-        """One frame on the host -> its own copy with its light: the encoder reads frames in place, long after."""
-        y, u, v, finite, *counts = outputs
+        """One frame's outputs -> its own copy with its light: the encoder reads frames in place, long after."""
+        y, u, v, finite, total, *counts = outputs
         if not bool(finite):
             return None
-        y, u, v = (plane.clone() for plane in (y, u, v))
+        if not self._stay:
+            y, u, v = (plane.clone() for plane in (y, u, v))
         if counts:
             levels = fused_light.levels(counts[0][None])[0]
         else:
             levels = light.measure(y[None], u[None], v[None], self._engine.out.transfer)[0]
-        return PackedFrame(y, u, v, levels, mean_luma(y))
+        return PackedFrame(y, u, v, levels, float(total) / y.numel())
 
     def _redo(self, planes: Planes, first: int, place: int) -> PackedFrame:
         """A frame that was not finite, by the stages themselves, which redo it in float32."""
@@ -238,9 +252,13 @@ class CudaEngine:
             frames = self._unpack(planes)
             for stage in self._engine.stages:
                 frames = stage(frames)
-            y, u, v = (plane[place].cpu() for plane in self._pack(frames, numbers, first))
+            packed = self._pack(frames, numbers, first)
+            y, u, v = (plane[place].cpu() for plane in packed)
             levels = light.measure(y[None], u[None], v[None], self._engine.out.transfer)[0]
-        return PackedFrame(y, u, v, levels, mean_luma(y))
+        luma = mean_luma(y)
+        if self._stay:
+            y, u, v = (plane[place].clone() for plane in packed)
+        return PackedFrame(y, u, v, levels, luma)
 
 
 def _with_index(device: torch.device) -> torch.device:

@@ -6,9 +6,10 @@ Needs torch and numpy only. Which bytes come out depends on the plan and the num
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +19,49 @@ from models.model import Model
 from pipeline import light
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout, pack, unpack
 from pipeline.errors import ConversionError, InputError
+from pipeline.frame_stats import FrameStats, measure_frame, restored_share
+from pipeline.invented import invented
 from pipeline.light import LightLevels
 from pipeline.stages.grade import Grade
 from pipeline.stages.reconstruct import Reconstruct, network_size
 
+if TYPE_CHECKING:
+    from pipeline.stages.temporal import Sample
+
 
 @dataclass(frozen=True)
 class PackedFrame:
-    """One frame ready for the encoder: 10-bit limited BT.2020 Y, U, V (uint16, CPU, contiguous), its light, and its mean Y code."""
+    """One frame ready for the encoder: 10-bit limited BT.2020 Y, U, V (uint16, contiguous), its light, and its mean Y code.
+
+    The planes are on the CPU, or on the GPU where CudaEngine was asked to leave them there.
+    """
 
     y: Tensor
     u: Tensor
     v: Tensor
     levels: LightLevels
     mean_luma: float
+    mask: Tensor | None = None
+    stats: FrameStats | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as unpacked; sample: that stage's own."""
+
+    sdr: Tensor
+    sample: Sample
 
 
 class Engine:
     """Frames of one track, from decoded planes to packed 10-bit planes.
 
     model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
+    options: keyword arguments of stages by their names, such as {"temporal": {"radius": 2}}
+    beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py)
+
+    Stages see one frame at a time, but for `temporal`, which sees `radius` more on either side. Without it, `process` does everything;
+    with it, `sample` goes before that stage and `finish` from there on.
     """
 
     def __init__(
@@ -52,17 +76,26 @@ class Engine:
         tile: int,
         device: str,
         scale: float = 1.0,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        beside: frozenset[str] = frozenset(),
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda":  # float32 means float32, and the same bytes each time
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.layout, self.color, self.out = layout, color, out
+        told = {name: dict((options or {}).get(name, {})) for name in stage_names}
         makers = {
             "reconstruct": lambda: Reconstruct(model, precision, tile, scale),
-            "grade": lambda: Grade(out.white_nits, out.peak_nits),
+            "grade": lambda: Grade(out.white_nits, out.peak_nits, **told["grade"]),
         }
-        self.stages = nn.ModuleList(makers[name]() for name in stage_names)
+        if "temporal" in stage_names:
+            from pipeline.stages.temporal import Temporal
+        self.temporal = Temporal(**told["temporal"]) if "temporal" in stage_names else None
+        self.stages = nn.ModuleList(makers[name]() for name in stage_names if name != "temporal")
+        restoring = sum(name not in ("temporal", "grade") for name in stage_names)
+        self._before, self._after = self.stages[:restoring], self.stages[restoring:]
+        self._beside = beside
         self._model, self.precision, self._tile, self._scale = model, precision, tile, scale
 
     @property
@@ -77,25 +110,67 @@ class Engine:
         network = self._model.activation_bytes(min(side, seen[0]), min(side, seen[1]), self.precision)
         return network + 5 * 12 * height * width
 
-    def working_space(self, planes: list[tuple[Tensor, ...]]) -> Tensor:
-        """Decoded planes of some frames -> (N,3,H,W) float32 linear light after all stages, SDR white = 1.0."""
+    @property
+    def radius(self) -> int:
+        """Frames on either side that `finish` needs beside a frame's own."""
+        return self.temporal.lead_in if self.temporal else 0
+
+    def process(self, planes: list[tuple[Tensor, ...]], first_frame: int) -> list[PackedFrame]:
+        """Restore, grade and pack consecutive frames, where no stage looks at neighbours.
+
+        first_frame: number of the first one within the track (dither)
+        """
+        with torch.inference_mode():
+            sdr = self._unpacked(planes)
+            return self._finished(sdr, self._restored(sdr), first_frame)
+
+    def sample(self, planes: tuple[Tensor, ...]) -> Kept:
+        """Decoded planes of one frame -> what `finish` needs of it, for itself and for its neighbours."""
+        with torch.inference_mode():
+            sdr = self._unpacked([planes])
+            return Kept(sdr, self.temporal.sample(sdr[0], self._restored(sdr)[0]))
+
+    def finish(self, window: Sequence[Kept], place: int, number: int) -> PackedFrame:
+        """Smooth, grade and pack one frame.
+
+        window: the samples of the frame and of up to `radius` neighbours on either side, in order; place: which of them is the frame
+        number: the frame's within the track (dither)
+        """
+        with torch.inference_mode():
+            frame = self.temporal([kept.sample for kept in window], place)
+            return self._finished(window[place].sdr, frame[None], number)[0]
+
+    def _unpacked(self, planes: list[tuple[Tensor, ...]]) -> Tensor:
+        """Decoded planes of some frames -> (N,3,H,W) float32 linear light, SDR white = 1.0."""
         count = len(planes[0])
         stacked = tuple(self._upload(torch.stack([frame[plane] for frame in planes])) for plane in range(count))
-        with torch.inference_mode():
-            frames = unpack(stacked, self.layout, self.color)
-            for stage in self.stages:
-                frames = stage(frames)
+        return unpack(stacked, self.layout, self.color)
+
+    def _restored(self, frames: Tensor) -> Tensor:
+        for stage in self._before:
+            frames = stage(frames)
         return frames
 
-    def process(self, planes: list[tuple[Tensor, ...]], first_frame: int) -> Iterator[PackedFrame]:
-        """Restore, grade and pack consecutive frames. first_frame: number of the first one within the track (dither)."""
-        frames = self.working_space(planes)
-        with torch.inference_mode():
-            numbers = torch.arange(first_frame, first_frame + len(planes))
-            y, u, v = (plane.cpu() for plane in pack(frames, self.out, numbers))
-            levels = light.measure(y, u, v, self.out.transfer)
-        for number, level in enumerate(levels):
-            yield PackedFrame(y[number], u[number], v[number], level, mean_luma(y[number]))
+    def _finished(self, sdr: Tensor, frames: Tensor, first_frame: int) -> list[PackedFrame]:
+        """sdr: as unpacked; frames: restored. Both (N,3,H,W)."""
+        masks = invented(sdr, frames).cpu() if "mask" in self._beside else [None] * len(frames)
+        shares = [restored_share(*pair) for pair in zip(sdr, frames, strict=True)] if "stats" in self._beside else []
+        for stage in self._after:
+            frames = stage(frames)
+        numbers = torch.arange(first_frame, first_frame + len(frames))
+        y, u, v = (plane.cpu() for plane in pack(frames, self.out, numbers))
+        transfer = self.out.transfer
+        if shares:
+            stats = [
+                measure_frame(*one, transfer, restored_share=share) for *one, share in zip(y, u, v, shares, strict=True)
+            ]
+            levels = [one.levels for one in stats]
+        else:
+            levels, stats = light.measure(y, u, v, transfer), [None] * len(frames)
+        return [
+            PackedFrame(*planes, level, mean_luma(planes[0]), mask, one)
+            for *planes, level, mask, one in zip(y, u, v, levels, masks, stats, strict=True)
+        ]
 
     def _upload(self, plane: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -105,7 +180,15 @@ class Engine:
 
 def mean_luma(y: Tensor) -> float:
     """Mean code (0 to 1023) of a Y plane (H, W) uint16: what the decoded span file is compared with."""
-    return float(y.float().mean())
+    return float(luma_sum(y[None])) / y.numel()
+
+
+def luma_sum(y: Tensor) -> Tensor:
+    """Sums of the codes of Y planes, (N, H, W) uint16 of 0 to 1023 -> (N,) float64 on their device.
+
+    They are exact up to 16384 pixels of width, a row in float32 and all rows in float64, so no order of summing changes them.
+    """
+    return y.float().sum(dim=2).double().sum(dim=1)
 
 
 def resolve_device(wanted: str) -> str:

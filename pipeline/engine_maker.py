@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 from models import checkpoints
 from models.model import Model
@@ -10,7 +11,7 @@ from pipeline import engine as engines
 from pipeline.cuda_engine import CudaEngine
 from pipeline.engine import Engine
 from pipeline.errors import ConversionError
-from pipeline.plan import Plan
+from pipeline.plan import Plan, kinds_beside
 
 _kept: dict[tuple, CudaEngine] = {}
 
@@ -18,13 +19,18 @@ _kept: dict[tuple, CudaEngine] = {}
 def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
     """The engine that a plan describes, on this machine. Raises ConversionError when its arithmetic is another.
 
-    On a GPU it is kept for the next span, with its graph and its pinned memory. threads: for what it does on the host there
+    On a GPU it is kept for the next span, with its graph and its pinned memory, unless frames look at their neighbours or come
+    with more than their planes: pipeline/lanes.py does that. threads: for what it does on the host
     """
     engines.check_numerics_class(plan.numerics_class, plan.device)
     job = plan.tracks[track]
     model = (plan.model_path, plan.model_sha256, plan.device)
-    settings = (plan.stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale)
-    return _cuda_engine(*model, settings, threads) if plan.device == "cuda" else _engine(*model, settings)
+    stages = tuple(name for name in plan.stages if name != "temporal" or job.radius)
+    options = json.dumps(plan.stage_options | {"temporal": {"radius": job.radius}}, sort_keys=True)
+    beside = kinds_beside(plan.extras)
+    settings = (beside, stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale, options)
+    streams = plan.device == "cuda" and not job.radius and not beside
+    return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
 
 
 @functools.lru_cache(maxsize=2)
@@ -38,8 +44,10 @@ def _model(path: str, sha256: str, device: str) -> Model:
 
 
 def _engine(path: str, sha256: str, device: str, settings: tuple) -> Engine:
-    names = ("stage_names", "layout", "color", "out", "precision", "tile", "scale")
-    return Engine(model=_model(path, sha256, device), device=device, **dict(zip(names, settings, strict=True)))
+    names = ("beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
+    *plain, options = settings
+    told = dict(zip(names, plain, strict=True)) | {"options": json.loads(options)}
+    return Engine(model=_model(path, sha256, device), device=device, **told)
 
 
 def _cuda_engine(path: str, sha256: str, device: str, settings: tuple, threads: int) -> CudaEngine:

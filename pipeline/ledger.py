@@ -22,6 +22,12 @@ LEDGER_NAME = "ledger.jsonl"
 LOCK_NAME = "lock"
 
 
+def files_of(line: dict[str, Any]) -> dict[str, int]:
+    """Name -> size in bytes of a ledger line's files: the span's video, and what is written beside it."""
+    beside = {one["file"]: one["bytes"] for one in line.get("beside", {}).values()}
+    return {line["file"]: line["bytes"], **beside}
+
+
 class Ledger:
     """The finished spans of one work folder."""
 
@@ -39,10 +45,13 @@ class Ledger:
                 line = json.loads(text)
             except json.JSONDecodeError:
                 continue  # cut short by a kill; the span is done again
-            file = self._workdir / line["file"]
-            if file.exists() and file.stat().st_size == line["bytes"]:
+            if all(self._is_there(name, size) for name, size in files_of(line).items()):
                 lines[line["key"]] = line
         return lines
+
+    def _is_there(self, name: str, size_bytes: int) -> bool:
+        file = self._workdir / name
+        return file.exists() and file.stat().st_size == size_bytes
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line; on return it is on disk. Starts on a new line even after one that was cut short."""

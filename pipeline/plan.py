@@ -17,12 +17,12 @@ import numpy as np
 
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.decode import packets_needed
-from pipeline.encode import EncoderChoice
+from pipeline.encoder_choice import EncoderChoice
 from pipeline.index import VideoIndex, packets_for
 from pipeline.span import Span
 from pipeline.version import software
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 LONG_GROUP_SECONDS = 60.0
 """A span inside a group of pictures decodes from the group's keyframe; in groups longer than this, spans are longer."""
 
@@ -35,6 +35,7 @@ class Track:
     ticks: output ticks per source tick, so that output pts = source pts * ticks, exactly
     width, height: the visible picture; the coded picture is the next even size
     tile: side of the tiles in pixels, 0 = whole frames
+    radius: frames that the temporal stage looks at on either side, 0 = it does not run
     """
 
     stream_index: int
@@ -54,11 +55,16 @@ class Track:
     content_hash: str
     tile: int
     spans: tuple[Span, ...]
+    radius: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the bytes of one output. Stored as plan.json in the work folder."""
+    """Everything that decides the bytes of one output. Stored as plan.json in the work folder.
+
+    stage_options: keyword arguments of the stages, by their names; what a track decides is in the track
+    extras: what is written beside the output (configs.schema.ExtrasConfig); decides no byte of it
+    """
 
     version: int
     source: str
@@ -81,6 +87,8 @@ class Plan:
     warnings: tuple[str, ...] = field(default_factory=tuple)
     decoder: str = "software"
     scale: float = 1.0
+    stage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -102,6 +110,7 @@ class Plan:
         data["tracks"] = tuple(_track(track) for track in data["tracks"])
         data["stages"] = tuple(data["stages"])
         data["warnings"] = tuple(data["warnings"])
+        data["extras"] = tuple(data["extras"])
         return Plan(**data)
 
     def identity(self) -> str:
@@ -109,6 +118,12 @@ class Plan:
         facts = [self.version, self.settings_hash, self.model_sha256, self.numerics_class, self.container]
         facts += [[track.stream_index, track.content_hash, track.frames] for track in self.tracks]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+
+def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
+    """What spans write beside their video for these extras: "mask" and "stats" (pipeline/frame_stats.py)."""
+    mask = {"mask"} & set(extras)
+    return frozenset(mask | ({"stats"} if set(extras) - {"mask"} else set()))
 
 
 def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
@@ -129,6 +144,7 @@ def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
         dataclasses.asdict(span),
         track.stream_index,
         track.tile,
+        track.radius,
         str(track.color),
         str(track.layout),
         track.deinterlace,

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from configs.schema import Config, result_settings, settings_hash
+from configs.schema import STAGES, Config, result_settings, settings_hash
 from models import checkpoints
 from models.model import DEVICE_PRECISIONS, Model, best_precision
 from pipeline import engine as engines
 from pipeline.color import OutputSpec
-from pipeline.encode import EncoderChoice, resolve_encoder
+from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex, build_index, content_hash
-from pipeline.ledger import Ledger, WorkLock
-from pipeline.plan import LONG_GROUP_SECONDS, PLAN_VERSION, Plan, Track, cut_spans, longest_group_seconds, span_key
+from pipeline.ledger import Ledger, WorkLock, files_of
+from pipeline.plan import (
+    LONG_GROUP_SECONDS,
+    PLAN_VERSION,
+    Plan,
+    Track,
+    cut_spans,
+    kinds_beside,
+    longest_group_seconds,
+    span_key,
+)
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe, read_color
+from pipeline.span import Span
 from pipeline.span_job import PLAN_NAME, index_name
-from pipeline.stages.grade import Grade
-from pipeline.stages.reconstruct import Reconstruct, choose_tile, network_size
+from pipeline.stages.reconstruct import choose_tile, network_size
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
-STAGE_CLASSES = {"reconstruct": Reconstruct, "grade": Grade}
 AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base", "tiny", "small", "neutral")}
 """Device -> what `model=auto` means there: the first of these that is shipped. `tiny` before `small`: of the two that are shipped now it
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
+LEAD_SHARE = 0.1
+"""Of a span: the frames beyond its ends that may be computed for the temporal stage, both ends together."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,7 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         device=device,
         precision=precision,
         numerics_class=engines.numerics_class(device),
-        stages=tuple(config.stages),
+        stages=_active_stages(config, tracks),
         strict=config.input.strict,
         out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits),
         encoder=encoder,
@@ -147,6 +157,7 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         warnings=tuple(warnings),
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
+        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted),
     )
     return Prepared(source, output, info, plan, tuple(indices), fps, overrides)
 
@@ -180,9 +191,9 @@ def _refresh_work(prepared: Prepared, folder: Path) -> dict[tuple[int, int], dic
     for number, track in enumerate(prepared.plan.tracks):
         for span in track.spans:
             line = finished.get(span_key(prepared.plan, track, span, prepared.indices[number]))
-            if line is not None:
+            if line is not None and kinds_beside(prepared.plan.extras) <= line.get("beside", {}).keys():
                 done[number, span.number] = line
-    keep = {line["file"] for line in done.values()}
+    keep = {name for line in done.values() for name in files_of(line)}
     for stray in [*folder.glob("span_*"), *folder.glob(".span_*"), *folder.glob("final.*")]:
         if stray.name not in keep:
             stray.unlink(missing_ok=True)  # the last worker of a killed driver may be removing it as well
@@ -293,15 +304,7 @@ def _track(
         color, reasons = read_color(stream, overrides)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    stages = [STAGE_CLASSES[name] for name in config.stages]
-    spans = cut_spans(
-        index,
-        target_seconds=config.span.target_seconds,
-        min_seconds=config.span.min_seconds,
-        max_seconds=config.span.max_seconds,
-        lead_in=sum(stage.lead_in for stage in stages),
-        lead_out=sum(stage.lead_out for stage in stages),
-    )
+    radius, spans = _spans(index, config)
     warnings = [index.loss] if index.loss else []
     if stream.width % 2 or stream.height % 2:
         warnings.append(
@@ -334,8 +337,25 @@ def _track(
         content_hash=content_hash(index),
         tile=tile,
         spans=spans,
+        radius=radius,
     )
     return track, warnings
+
+
+def _spans(index: VideoIndex, config: Config) -> tuple[int, tuple[Span, ...]]:
+    """The temporal stage's radius in frames, and the spans: of a short span's frames, LEAD_SHARE may be computed twice, no more."""
+    seconds = asdict(config.span)
+    spans = cut_spans(index, **seconds, lead_in=0, lead_out=0)
+    radius = config.temporal.radius if "temporal" in config.stages else 0
+    if len(spans) > 1:
+        radius = min(radius, int(min(span.frames for span in spans) * LEAD_SHARE / 2))
+    return radius, cut_spans(index, **seconds, lead_in=radius, lead_out=radius)
+
+
+def _active_stages(config: Config, tracks: list[Track]) -> tuple[str, ...]:
+    """Those of the settings that have something to do, in the order of work."""
+    idle = set() if any(track.radius for track in tracks) else {"temporal"}
+    return tuple(name for name in STAGES if name in config.stages and name not in idle)
 
 
 def _rate(stream: StreamInfo, index: VideoIndex) -> Fraction:

@@ -32,8 +32,8 @@ class Work(Generic[Result]):
 
     compute: planes (n, h, w) and frame numbers (n,) int64, both on the device, and the first of these numbers -> outputs, (n, ...)
         each; n is the compute batch. Called with the compute stream current; must not keep the host waiting
-    finish: one frame's outputs on the host, in memory that is used again -> its result, or None when it must be done anew. Called
-        in a helper thread
+    finish: one frame's outputs, on the host in memory that is used again, or on the device in the frame's own -> its result, or
+        None when it must be done anew. Called in a helper thread
     redo: planes and first number as for compute, and which frame of them -> its result. May wait
     """
 
@@ -52,6 +52,7 @@ class _Slot(Generic[Result]):
     device_numbers: Tensor
     device_out: Planes
     host_out: Planes
+    staying: list[Planes] = field(default_factory=list)
     first: int = 0
     futures: list[Future[Result | None]] = field(default_factory=list)
 
@@ -60,7 +61,8 @@ class Ring(Generic[Result]):
     """A `pipeline.batching.Device` for frames of one shape.
 
     inputs, outputs: sizes of one frame's planes and outputs; compute_frames: the constant number of frames `work.compute` gets, the
-    last one repeated where frames run out; helpers: where `work.finish` runs
+    last one repeated where frames run out; helpers: where `work.finish` runs; stay: how many of the outputs, the first ones, are
+    not brought down but copied on the device, to memory that belongs to the frame
     """
 
     slots = SLOTS
@@ -73,16 +75,17 @@ class Ring(Generic[Result]):
         compute_frames: int,
         work: Work[Result],
         helpers: Executor,
+        stay: int = 0,
     ) -> None:
         self._streams, self._inputs, self._outputs = streams, inputs, outputs
-        self._compute_frames, self._work, self._helpers = compute_frames, work, helpers
+        self._compute_frames, self._work, self._helpers, self._stay = compute_frames, work, helpers, stay
         self._ring: list[_Slot[Result]] = []
         self._batch_frames = 0
 
     @property
     def frame_bytes(self) -> int:
-        """What a frame takes in a slot, on the device and once more on the host."""
-        sizes = [*self._inputs, *self._outputs, ((), torch.int64)]
+        """What a frame takes in a slot on the device, with its copy there where outputs stay; on the host it takes no more."""
+        sizes = [*self._inputs, *self._outputs, *self._outputs[: self._stay], ((), torch.int64)]
         return sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in sizes)
 
     def reserve(self, batch_frames: int) -> None:
@@ -103,7 +106,7 @@ class Ring(Generic[Result]):
                 *make(host, numbers),
                 *make(device, numbers),
                 make(device, self._outputs),
-                make(host, self._outputs),
+                make(host, self._outputs[self._stay :]),
             )
             for _ in range(self.slots)
         ]
@@ -140,8 +143,10 @@ class Ring(Generic[Result]):
                     target[part].copy_(output, non_blocking=True)
 
         def download() -> None:
-            for target, source in zip(own.host_out, own.device_out, strict=True):
+            for target, source in zip(own.host_out, own.device_out[self._stay :], strict=True):
                 target[: len(frames)].copy_(source[: len(frames)], non_blocking=True)
+            staying = own.device_out[: self._stay]
+            own.staying = [tuple(output[place].clone() for output in staying) for place in range(len(frames))]
 
         self._streams.launch("upload", upload)
         self._streams.wait("compute", self._streams.record("upload"))
@@ -155,6 +160,7 @@ class Ring(Generic[Result]):
         """Wait for a batch; frames that must be done anew are done here."""
         own = self._ring[slot]
         found = [future.result() for future in own.futures]
+        own.staying = []
         return [self._redo(own, place) if one is None else one for place, one in enumerate(found)]
 
     def abandon(self) -> None:
@@ -169,7 +175,7 @@ class Ring(Generic[Result]):
 
     def _finish(self, slot: _Slot[Result], place: int, done: Event) -> Result | None:
         done.synchronize()
-        return self._work.finish(tuple(output[place] for output in slot.host_out))
+        return self._work.finish((*slot.staying[place], *(output[place] for output in slot.host_out)))
 
     def _redo(self, slot: _Slot[Result], place: int) -> Result:
         start = place // self._compute_frames * self._compute_frames

@@ -13,9 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pipeline import frame_stats
 from pipeline.choice import Choice
 from pipeline.cuda_engine import CudaEngine
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
@@ -30,16 +29,19 @@ from pipeline.encode import SpanEncoder, check_span, publish
 from pipeline.engine import Engine, PackedFrame
 from pipeline.engine_maker import engine_for
 from pipeline.errors import ConversionError, SunvisorError
-from pipeline.hardware import choose_decoder, encoder_used
+from pipeline.frame_stats import FrameStats
+from pipeline.hardware import GPU, choose_decoder, encoder_memory, encoder_used
 from pipeline.index import VideoIndex
+from pipeline.lanes import Lanes, lanes_that_fit
 from pipeline.light import LightLevels
-from pipeline.plan import Plan, Track, span_key
+from pipeline.mask import SUFFIX, MaskWriter
+from pipeline.plan import Plan, Track, kinds_beside, span_key
 from pipeline.source import open_source
 from pipeline.span import Span
 
 PLAN_NAME = "plan.json"
 QUEUE_FRAMES = 4
-LANES_BUDGET_BYTES = 1_500_000_000
+ENDINGS = {"mask": SUFFIX, "stats": ".stats.npy"}
 
 Item = TypeVar("Item")
 
@@ -76,17 +78,20 @@ def run_span(
     piece = job.spans[span]
     key = span_key(plan, job, piece, index)
     final = folder / f"span_{track}_{span:05d}_{key[:16]}.mp4"
-    partial = folder / f".{final.name}.{os.getpid()}.part"
+    beside = {kind: final.with_suffix(ENDINGS[kind]) for kind in sorted(kinds_beside(plan.extras))}
+    partial, *partials = (one.with_name(f".{one.name}.{os.getpid()}.part") for one in (final, *beside.values()))
     engine = engine_for(plan, track, threads)
     started = time.monotonic()
     try:
         with no_space_named(folder):
             work = _SpanWork(plan, job, piece, index, engine, threads, on_frames, should_stop)
-            work.run(partial)
+            work.run(partial, dict(zip(beside, partials, strict=True)))
             check_span(partial, work.relative_pts, work.mean_luma, threads=threads)
-            publish(partial, final)
+            for one, place in zip([*partials, partial], [*beside.values(), final], strict=True):
+                publish(one, place)
     finally:
-        partial.unlink(missing_ok=True)
+        for one in (partial, *partials):
+            one.unlink(missing_ok=True)
     levels = functools.reduce(lambda left, right: left | right, work.levels)
     on_gpu = {"engine": list(map(str, work.choices))} if work.choices else {}
     return on_gpu | {
@@ -95,6 +100,7 @@ def run_span(
         "span": span,
         "file": final.name,
         "bytes": final.stat().st_size,
+        "beside": {kind: {"file": one.name, "bytes": one.stat().st_size} for kind, one in beside.items()},
         "frames": piece.frames,
         "repeated": work.repeated,
         "unexpected_frames": work.decode_report.unexpected_frames,
@@ -107,12 +113,6 @@ def run_span(
             "wall": round(time.monotonic() - started, 3),
         },
     }
-
-
-def compute_lanes(engine: Engine, track: Track, threads: int) -> int:
-    """How many frames to compute side by side on a CPU: one a core, as far as memory goes."""
-    frame_bytes = engine.frame_bytes(track.height, track.width)
-    return max(1, min(threads, LANES_BUDGET_BYTES // max(frame_bytes, 1)))
 
 
 class _SpanWork:
@@ -132,27 +132,30 @@ class _SpanWork:
         self.plan, self.track, self.span, self.index, self.engine = plan, track, span, index, engine
         self.threads, self.on_frames, self.should_stop = threads, on_frames, should_stop
         self.levels: list[LightLevels] = []
+        self.stats: list[FrameStats] = []
         self.mean_luma: list[float] = []
         self.repeated: list[int] = []
         self.redone = 0
         self.decode_report = DecodeReport()
         self.busy = {"decode": 0.0, "encode": 0.0, "waiting": 0.0}
         self.lane_seconds: list[float] = []
-        self.lanes = 1 if isinstance(engine, CudaEngine) else compute_lanes(engine, track, threads)
+        self.lanes = 1 if isinstance(engine, CudaEngine) else lanes_that_fit(engine, track.height, track.width, threads)
         self.choices: list[Choice] = []
-        owned = slice(span.first_frame, span.first_frame + span.frames)
+        self._owned = range(span.first_frame, span.first_frame + span.frames)
+        owned = slice(self._owned.start, self._owned.stop)
         self.relative_pts = [int(pts - span.first_pts) * track.ticks for pts in index.frame_pts[owned]]
         self.durations = [int(ticks) * track.ticks for ticks in index.frame_duration[owned]]
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
 
-    def run(self, path: Path) -> None:
-        """Do the span. The first error of any thread is raised here, once all have ended."""
+    def run(self, path: Path, beside: dict[str, Path]) -> None:
+        """Do the span. beside: where what goes with it is written, by kind. The first error of any thread is raised here, once all have
+        ended."""
         decoded: queue.Queue[DecodedFrame | None] = queue.Queue(QUEUE_FRAMES)
         packed: queue.Queue[PackedFrame | None] = queue.Queue(QUEUE_FRAMES)
         helpers = [
             threading.Thread(target=self._guard, args=(self._decode, decoded), name="decode"),
-            threading.Thread(target=self._guard, args=(self._encode, packed, path), name="encode"),
+            threading.Thread(target=self._guard, args=(self._encode, packed, path, beside.get("mask")), name="encode"),
         ]
         for thread in helpers:
             thread.start()
@@ -165,6 +168,8 @@ class _SpanWork:
             raise ConversionError(
                 f"{self.plan.source}: span {self.span.number} gave {len(self.levels)} frames instead of {self.span.frames}."
             )
+        if "stats" in beside:
+            frame_stats.save(beside["stats"], frame_stats.table(self.span.first_frame, self.stats))
 
     def _guard(self, work: Callable[..., None], *args: object) -> None:
         try:
@@ -216,11 +221,11 @@ class _SpanWork:
 
     def _planes(self, source: queue.Queue[DecodedFrame | None]) -> Iterator[tuple[torch.Tensor, ...]]:
         """Planes of the decoded frames as they come. Raises SpanStopped when the span shall end."""
-        number = self.span.first_frame
+        number = self.span.first_frame - self.span.lead_in
         while (frame := self._get(source)) is not None:
             if self.should_stop():
                 raise SpanStopped(f"span {self.span.number} was stopped")
-            if frame.repeated:
+            if frame.repeated and number in self._owned:
                 self.repeated.append(number)
             number += 1
             yield frame.planes
@@ -230,63 +235,60 @@ class _SpanWork:
     ) -> None:
         """The engine reads ahead and overlaps by itself. Its seconds are those in which it waited for nobody here."""
         started = time.monotonic()
-        packed = engine.stream(self._timed("waiting", frames), self.span.first_frame)
+        memory = encoder_memory(self.plan.encoder)
+        packed = engine.stream(self._timed("waiting", frames), self.span.first_frame, stay=memory.taken == GPU)
         with contextlib.closing(packed):
             for frame in packed:
                 handed = time.monotonic()
                 self._hand_on([frame], out)
                 self.busy["waiting"] += time.monotonic() - handed
         self.lane_seconds.append(time.monotonic() - started - self.busy["waiting"])
-        self.choices += [*engine.choices, encoder_used(self.plan.encoder)]
+        self.choices += [*engine.choices, encoder_used(self.plan.encoder), memory]
 
     def _compute_in_lanes(
         self, engine: Engine, frames: Iterator[tuple[torch.Tensor, ...]], out: queue.Queue[PackedFrame | None]
     ) -> None:
-        """Frames side by side, each by one lane, handed on in order: no lane ever waits for another inside a frame."""
-        waiting: deque[Future[list[PackedFrame]]] = deque()
-        inside = max(1, self.threads // self.lanes)
-        with ThreadPoolExecutor(self.lanes, "compute", torch.set_num_threads, (inside,)) as lanes:
-            for number, planes in enumerate(frames, self.span.first_frame):
-                waiting.append(lanes.submit(self._process, engine, planes, number))
-                if len(waiting) > self.lanes:
-                    self._hand_on(waiting.popleft().result(), out)
-            while waiting:
-                self._hand_on(waiting.popleft().result(), out)
-
-    def _process(self, engine: Engine, planes: tuple[torch.Tensor, ...], number: int) -> list[PackedFrame]:
-        started = time.monotonic()
-        frames = list(engine.process([planes], number))
-        self.lane_seconds.append(time.monotonic() - started)
-        return frames
+        lanes = Lanes(engine, self.lanes, max(1, self.threads // self.lanes))
+        for frame in lanes.run(frames, self.span.first_frame - self.span.lead_in, self._owned):
+            self._hand_on([frame], out)
+        self.lane_seconds += lanes.seconds
 
     def _hand_on(self, frames: list[PackedFrame], out: queue.Queue[PackedFrame | None]) -> None:
         for frame in frames:
             self.levels.append(frame.levels)
+            if frame.stats is not None:
+                self.stats.append(frame.stats)
             self.mean_luma.append(frame.mean_luma)
             self._put(out, frame)
         self.on_frames(len(self.levels))
 
-    def _encode(self, source: queue.Queue[PackedFrame | None], path: Path) -> None:
+    def _encode(self, source: queue.Queue[PackedFrame | None], path: Path, mask_path: Path | None) -> None:
         frame = self._get(source)
         if frame is None:
             return
         height, width = frame.y.shape
-        with SpanEncoder(
-            path,
-            self.plan.encoder,
-            width=width,
-            height=height,
-            time_base=Fraction(1, self.track.time_base_den),
-            rate=self.track.rate,
-            sample_aspect_ratio=self.track.sample_aspect_ratio,
-            transfer=self.plan.out.transfer,
-            threads=self.threads,
-        ) as encoder:
+        shape = {"width": width, "height": height, "time_base": Fraction(1, self.track.time_base_den)}
+        with contextlib.ExitStack() as files:
+            encoder = files.enter_context(
+                SpanEncoder(
+                    path,
+                    self.plan.encoder,
+                    **shape,
+                    rate=self.track.rate,
+                    sample_aspect_ratio=self.track.sample_aspect_ratio,
+                    transfer=self.plan.out.transfer,
+                    threads=self.threads,
+                    on_gpu=frame.y.is_cuda,
+                )
+            )
+            masks = files.enter_context(MaskWriter(mask_path, **shape, rate=self.track.rate)) if mask_path else None
             for pts, duration in zip(self.relative_pts, self.durations, strict=True):
                 if frame is None:
                     return
                 started = time.monotonic()
                 encoder.write(frame.y, frame.u, frame.v, pts, duration)
+                if masks is not None:
+                    masks.write(frame.mask, pts, duration)
                 self.busy["encode"] += time.monotonic() - started
                 frame = self._get(source)
 

@@ -17,7 +17,8 @@ from pipeline import light
 from pipeline.assemble import assemble
 from pipeline.color import OutputSpec, pack, unpack
 from pipeline.decode import decode_span
-from pipeline.encode import SpanEncoder, resolve_encoder
+from pipeline.encode import SpanEncoder
+from pipeline.encoder_choice import resolve_encoder
 from pipeline.hdr10 import MasteringDisplay
 from pipeline.index import build_index, content_hash, packets_for
 from pipeline.plan import Track

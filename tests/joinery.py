@@ -16,7 +16,8 @@ import torch
 
 from pipeline.assemble import AssembleReport, assemble
 from pipeline.color import ColorSpec, PixelLayout
-from pipeline.encode import SpanEncoder, resolve_encoder
+from pipeline.encode import SpanEncoder
+from pipeline.encoder_choice import resolve_encoder
 from pipeline.hdr10 import MasteringDisplay
 from pipeline.index import build_index
 from pipeline.plan import Track

@@ -189,3 +189,25 @@ def test_a_night_drive_whose_light_rounds_to_nothing(tmp_path: Path) -> None:
     report = convert(clip, tmp_path / "hdr.mp4", settings())
     assert (report.status, report.max_fall_nits) == ("done", 1)
     assert verify(clip, tmp_path / "hdr.mp4", full=True).ok
+
+
+def test_a_mask_goes_beside_the_same_video_frame_for_frame(
+    clip: Path, converted: tuple[FileReport, Path], tmp_path: Path
+) -> None:
+    """Asked for or not, the video has the same bytes; a finished span without a mask is done again, and so is a file."""
+    output = tmp_path / "drive_hdr.mp4"
+    assert convert(clip, output, settings()).status == "done"
+    report = convert(clip, output, settings("extras.mask=true", "workers.keep_work=true"))
+    assert (report.status, report.spans_reused) == ("done", 0)
+    assert output.read_bytes() == converted[1].read_bytes()
+    mask = tmp_path / "drive_hdr.mask.mp4"
+    assert oracles.frame_times(mask) == oracles.frame_times(output)
+    assert len(np.unique(pictures(mask))) > 1
+    assert convert(clip, output, settings("extras.mask=true")).status == "already done"
+    convert(clip, tmp_path / "neutral.mp4", settings("extras.mask=true", "model=neutral"))
+    assert not pictures(tmp_path / "neutral.mask.mp4").any()
+
+
+def pictures(mask: Path) -> np.ndarray:
+    with av.open(str(mask)) as file:
+        return np.stack([frame.to_ndarray()[: frame.height] for frame in file.decode(video=0)])

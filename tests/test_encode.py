@@ -17,9 +17,11 @@ import av
 import pytest
 import torch
 
-from pipeline import encode
-from pipeline.encode import EncoderChoice, SpanEncoder, check_span, publish, resolve_encoder
+from pipeline import encode, encoder_choice
+from pipeline.encode import SpanEncoder, check_span, publish
+from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import ConversionError, InputError
+from pipeline.hardware import GPU, HOST, encoder_memory, p010_planes
 
 PTS = [0, 3003, 3500, 9009, 12012, 12013, 20000, 21000]
 SETTINGS = {"transfer": "pq", "codec": "hevc", "encoder": "auto", "crf": None, "preset": None, "container": "auto"}
@@ -45,7 +47,7 @@ def frames(count: int, width: int, height: int) -> list[tuple[torch.Tensor, torc
 
 
 def write(path: Path, choice: EncoderChoice, planes: list, pts: list[int] | None = None, **changes: object) -> Path:
-    height, width = planes[0][0].shape
+    height, width = planes[0][0].shape if planes else (0, 0)
     shape = {
         "width": width,
         "height": height,
@@ -76,14 +78,14 @@ def test_defaults_on_cpu_are_software_and_go_through_json() -> None:
 
 
 def test_cuda_without_nvenc_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_why_not_open", lambda name: "no such device" if "nvenc" in name else "")
+    monkeypatch.setattr(encoder_choice, "_why_not_open", lambda name: "no such device" if "nvenc" in name else "")
     choice = choose("cuda:0")
     assert choice.encoder == "libx265"
     assert "hevc_nvenc does not open (no such device)" in choice.reason
 
 
 def test_cuda_with_nvenc_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_why_not_open", lambda name: "")
+    monkeypatch.setattr(encoder_choice, "_why_not_open", lambda name: "")
     assert choose("cuda").encoder == "hevc_nvenc"
     assert choose("cuda", codec="av1").encoder == "av1_nvenc"
     assert choose("cpu").encoder == "libx265"
@@ -112,13 +114,13 @@ def test_illegal_settings_name_the_legal_ones(changes: dict[str, object], says: 
 
 
 def test_a_pyav_without_the_software_encoder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_why_not_open", lambda name: "Unknown codec")
+    monkeypatch.setattr(encoder_choice, "_why_not_open", lambda name: "Unknown codec")
     with pytest.raises(InputError, match=r"libx265 does not open in this PyAV \(Unknown codec\)"):
         choose()
 
 
 def test_encoder_asked_for_that_does_not_open_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_why_not_open", lambda name: "no such device")
+    monkeypatch.setattr(encoder_choice, "_why_not_open", lambda name: "no such device")
     with pytest.raises(InputError, match="hevc_nvenc does not open"):
         choose("cuda", encoder="hevc_nvenc")
 
@@ -299,6 +301,39 @@ def test_full_disk_stays_an_oserror(tmp_path: Path) -> None:
         write(target, choose(), frames(3, 64, 48))
     assert caught.value.errno == errno.ENOSPC
     assert not isinstance(caught.value, av.FFmpegError)
+
+
+def test_an_encoder_that_opens_with_its_first_frame_writes_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does for frames in GPU memory; here with memory of the host in its place, and a software encoder."""
+    planes = frames(9, 128, 96)
+    wanted = write(tmp_path / "host.mp4", choose(), planes).read_bytes()
+    monkeypatch.setattr(
+        encode, "gpu_frame", lambda *three: av.VideoFrame.from_dlpack(p010_planes(*three), format="p010le")
+    )
+    assert write(tmp_path / "gpu.mp4", choose(), planes, on_gpu=True).read_bytes() == wanted
+    with pytest.raises(ConversionError, match="0 frames went in"):
+        write(tmp_path / "none.mp4", choose(), [], width=64, height=48, on_gpu=True)
+    assert not (tmp_path / "none.mp4").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_gpu_frames_give_nvencs_file_from_either_memory(tmp_path: Path, codec: str) -> None:
+    choice = choose("cuda", codec=codec)
+    memory = encoder_memory(choice)
+    if choice.encoder not in encoder_choice.HARDWARE.values():
+        assert memory.taken == HOST and "does not open" in choice.reason, "A100, H100 and H200 have no NVENC"
+        return
+    assert memory.taken == GPU, memory
+    planes = frames(90, 256, 192)
+    wanted = write(tmp_path / "host.mp4", choice, planes).read_bytes()
+    for name in ("one.mp4", "two.mp4"):
+        there = [tuple(plane.cuda() for plane in three) for three in planes]
+        path = write(tmp_path / name, choice, there, on_gpu=True)
+        check_span(path, [3000 * number for number in range(90)], luma_means(planes))
+        assert path.read_bytes() == wanted
 
 
 def test_publish_renames(tmp_path: Path) -> None:

@@ -18,16 +18,19 @@ from torch import Tensor
 
 from configs.schema import load_config
 from models import registry
-from models.deform_conv import Choice, deform_conv2d
+from models.deform_conv import Choice as Backend
+from models.deform_conv import deform_conv2d
 from models.model import Model, ModelSpec
 from pipeline import convert as conversions
 from pipeline import cuda_engine, engine_maker, span_job
 from pipeline import engine as engines
 from pipeline.batching import DeviceMemoryError
+from pipeline.choice import Choice
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.cuda_engine import CudaEngine
 from pipeline.cuda_streams import CudaStreams, DeformWatch, compute_stream
 from pipeline.engine import Engine, PackedFrame
+from pipeline.hardware import GPU, HOST
 from tests.clips import make_clip
 from tests.deferred_streams import DeferredStreams
 
@@ -111,9 +114,16 @@ def by_hand(frames: list, compute_frames: int) -> list[PackedFrame]:
     seed=st.integers(0, 1 << 16),
     full_at=st.frozensets(st.integers(0, 80), max_size=1),
     black=st.frozensets(st.integers(0, 11), max_size=2),
+    stay=st.booleans(),
 )
 def test_bytes_depend_on_neither_batch_nor_memory_nor_the_order_of_streams(
-    count: int, compute_frames: int, multiple: int, seed: int, full_at: frozenset[int], black: frozenset[int]
+    count: int,
+    compute_frames: int,
+    multiple: int,
+    seed: int,
+    full_at: frozenset[int],
+    black: frozenset[int],
+    stay: bool,
 ) -> None:
     frames = noise_frames(count, black=black)
     streams = DeferredStreams(seed, full_at=full_at if multiple > 1 else frozenset())
@@ -125,7 +135,7 @@ def test_bytes_depend_on_neither_batch_nor_memory_nor_the_order_of_streams(
         batch_frames=compute_frames * multiple,
         make_streams=lambda on_default: streams,
     )
-    got = list(engine.stream(iter(frames), FIRST))
+    got = list(engine.stream(iter(frames), FIRST, stay))
     wanted = by_hand(frames, compute_frames)
     assert len(got) == count
     assert all(same(one, other) for one, other in zip(got, wanted, strict=True))
@@ -133,23 +143,23 @@ def test_bytes_depend_on_neither_batch_nor_memory_nor_the_order_of_streams(
     engine.close()
 
 
-def run_deferred(frames: list, *, waits: bool, seed: int, spans: int = 1) -> list[PackedFrame]:
+def run_deferred(frames: list, *, waits: bool, seed: int, spans: int = 1, stay: bool = False) -> list[PackedFrame]:
     streams = DeferredStreams(seed, waits=waits)
     engine = CudaEngine(make_engine(Sociable()), threads=2, batch_frames=2, make_streams=lambda on_default: streams)
-    out = list(itertools.chain.from_iterable(engine.stream(iter(frames), FIRST) for _ in range(spans)))
+    out = list(itertools.chain.from_iterable(engine.stream(iter(frames), FIRST, stay) for _ in range(spans)))
     engine.close()
     return out
 
 
-def test_without_events_the_bytes_would_be_wrong() -> None:
+@pytest.mark.parametrize("stay", [False, True])
+def test_without_events_the_bytes_would_be_wrong(stay: bool) -> None:
     """So the test above would notice a missing one."""
     frames = noise_frames(6)
     wanted = by_hand(frames, 1)
 
     def right(waits: bool, seed: int) -> bool:
-        return all(
-            same(one, other) for one, other in zip(run_deferred(frames, waits=waits, seed=seed), wanted, strict=True)
-        )
+        got = run_deferred(frames, waits=waits, seed=seed, stay=stay)
+        return all(same(one, other) for one, other in zip(got, wanted, strict=True))
 
     assert all(right(True, seed) for seed in range(4))
     assert not all(right(False, seed) for seed in range(4))
@@ -163,7 +173,7 @@ def test_memory_is_made_once_a_shape_and_used_for_the_next_span() -> None:
     for _ in range(3):
         assert all(same(one, other) for one, other in zip(engine.stream(frames, FIRST), wanted, strict=True))
     once = streams.allocations
-    assert once == 4 * (3 + 1 + 4), "four slots, each of three planes, numbers, and y, u, v and the finite flags"
+    assert once == 4 * (3 + 1 + 5), "four slots, each of three planes, numbers, and y, u, v, the flags and the sums"
     larger = noise_frames(2, 40, 60)
     assert all(same(one, other) for one, other in zip(engine.stream(larger, FIRST), by_hand(larger, 1), strict=True))
     assert streams.allocations == 2 * once
@@ -171,9 +181,33 @@ def test_memory_is_made_once_a_shape_and_used_for_the_next_span() -> None:
     engine.close()
 
 
-def test_frames_belong_to_the_receiver() -> None:
+class CountingStreams(DeferredStreams):
+    """Notes what memory of the host it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.hosted: list[tuple[int, ...]] = []
+
+    def host(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        self.hosted.append(size)
+        return super().host(size, dtype)
+
+
+def test_of_frames_that_stay_only_a_flag_and_a_sum_come_down() -> None:
+    streams, frames = CountingStreams(), noise_frames(5, black=frozenset({2}))
+    engine = CudaEngine(make_engine(Sociable()), batch_frames=2, make_streams=lambda on_default: streams)
+    wanted = by_hand(frames, 1)
+    for stay, down in ((True, 2), (False, 5), (True, 2)):
+        streams.hosted.clear()
+        assert all(same(*pair) for pair in zip(engine.stream(frames, FIRST, stay), wanted, strict=True))
+        assert len(streams.hosted) == 4 * (3 + 1 + down), "three planes and the numbers go up"
+    engine.close()
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_frames_belong_to_the_receiver(stay: bool) -> None:
     frames = noise_frames(9)
-    got = run_deferred(frames, waits=True, seed=1)
+    got = run_deferred(frames, waits=True, seed=1, stay=stay)
     assert len({plane.data_ptr() for frame in got for plane in (frame.y, frame.u, frame.v)}) == 3 * len(frames)
     assert all(plane.is_contiguous() for frame in got for plane in (frame.y, frame.u, frame.v))
 
@@ -346,7 +380,10 @@ def test_a_network_served_by_torchvision_asks_for_the_default_stream(monkeypatch
     assert asked == [False, True]
 
 
-def test_a_span_comes_out_the_same_by_way_of_the_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stay", [False, True])
+def test_a_span_comes_out_the_same_by_way_of_the_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stay: bool
+) -> None:
     source = make_clip(tmp_path / "in.mp4", frames=13, width=96, height=64)
     conversion = conversions.start(source, tmp_path / "out.mp4", load_config(None, None, ["model=neutral"]))
     track, span = conversion.pending[0]
@@ -369,9 +406,13 @@ def test_a_span_comes_out_the_same_by_way_of_the_ring(tmp_path: Path, monkeypatc
     wanted = (conversion.workdir / one["file"]).read_bytes()
     (conversion.workdir / one["file"]).unlink()
     monkeypatch.setattr(span_job, "engine_for", on_gpu)
+    if stay:
+        monkeypatch.setattr(span_job, "encoder_memory", lambda choice: Choice("frames to the encoder", GPU, "a test"))
     other = run()
     assert (conversion.workdir / other["file"]).read_bytes() == wanted
     assert "engine" not in one and any("frames a batch" in line for line in other["engine"])
+    assert any(line.startswith(f"frames to the encoder: {GPU if stay else HOST} (") for line in other["engine"])
+    assert made[-1]._stay is stay
     assert {name: one[name] for name in ("levels", "key", "frames")} == {
         name: other[name] for name in ("levels", "key", "frames")
     }
@@ -401,7 +442,7 @@ def test_the_arithmetic_of_a_gpu_is_named_with_what_computes_the_deformable_conv
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H200")
     names = set()
     for version in ("triton3.6.0", "triton3.9.0", "torchvision0.26.0"):
-        monkeypatch.setattr(engines, "choose_backend", lambda *key, version=version: Choice("any", version, ""))
+        monkeypatch.setattr(engines, "choose_backend", lambda *key, version=version: Backend("any", version, ""))
         names.add(engines.numerics_class("cuda"))
     assert len(names) == 3
     assert f"cuda-NVIDIA-H200-torch{torch.__version__}-triton3.9.0" in names
@@ -489,4 +530,16 @@ def test_gpu_frames_that_are_on_the_gpu_already_give_the_same_bytes() -> None:
     there = [tuple(plane.cuda() for plane in planes) for planes in frames]
     torch.cuda.synchronize()
     assert all(same(*pair) for pair in zip(engine.stream(there, FIRST), wanted, strict=True))
+    engine.close()
+
+
+@pytest.mark.gpu
+def test_gpu_frames_that_stay_there_have_the_same_bytes() -> None:
+    frames = noise_frames(9, 180, 320)
+    engine = gpu_engine(network(16, device="cuda"))
+    wanted = list(engine.stream(frames, FIRST))
+    got = list(engine.stream(frames, FIRST, stay=True))
+    assert all(plane.is_cuda for frame in got for plane in (frame.y, frame.u, frame.v))
+    down = [PackedFrame(one.y.cpu(), one.u.cpu(), one.v.cpu(), one.levels, one.mean_luma) for one in got]
+    assert all(same(*pair) for pair in zip(down, wanted, strict=True))
     engine.close()

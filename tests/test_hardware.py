@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -10,11 +14,12 @@ import torch
 
 from configs.schema import load_config
 from pipeline import hardware
+from pipeline.batching import DeviceMemoryError
 from pipeline.color import PixelLayout
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
-from pipeline.encode import resolve_encoder
+from pipeline.encoder_choice import SOFTWARE, EncoderChoice, resolve_encoder, trial_encoder
 from pipeline.errors import InputError
-from pipeline.hardware import choose_decoder, encoder_used, split_planes
+from pipeline.hardware import GPU, HOST, choose_decoder, encoder_memory, encoder_used, p010_planes, split_planes
 from pipeline.index import build_index
 from pipeline.plan import cut_spans
 from pipeline.planes import frame_planes
@@ -146,6 +151,82 @@ def test_frames_of_the_gpu_come_out_once_each(tmp_path: Path, monkeypatch: pytes
 def test_the_encoder_is_named_in_the_same_words() -> None:
     text = str(encoder_used(resolve_encoder(load_config().output, "cpu")))
     assert text.startswith("encoder: libx265 (software) (output.encoder=auto")
+
+
+@pytest.mark.parametrize("size", [(64, 48), (66, 50), (2, 2), (642, 36)])
+def test_p010_is_the_one_that_ffmpeg_makes_and_lies_in_one_piece(size: tuple[int, int]) -> None:
+    width, height = size
+    chance = torch.Generator().manual_seed(width)
+    sizes = [(height, width), *[(height // 2, width // 2)] * 2]
+    y, u, v = (torch.randint(0, 1024, one, generator=chance).to(torch.uint16) for one in sizes)
+    theirs = av.VideoFrame.from_dlpack((y, u, v), format="yuv420p10le").reformat(format="p010le")
+    luma, chroma = p010_planes(y, u, v)
+    ours = av.VideoFrame.from_dlpack((luma, chroma), format="p010le")
+    for one, other in zip(ours.planes, theirs.planes, strict=True):
+        assert torch.equal(*(torch.from_dlpack(plane.__dlpack__()).view(torch.int16) for plane in (one, other)))
+    pitch = ours.planes[0].line_size
+    assert pitch == ours.planes[1].line_size and pitch % 256 == 0 and pitch >= 2 * width
+    assert chroma.data_ptr() - luma.data_ptr() == pitch * height
+
+
+NVENC = EncoderChoice("hevc", "hevc_nvenc", 17, "p5", {}, "a test")
+
+
+def pretend_nvenc(monkeypatch: pytest.MonkeyPatch, make: object) -> None:
+    """Software in NVENC's place, and the host's memory in the GPU's. make: the three planes -> the two that are handed over."""
+    hardware._gpu_memory_trouble.cache_clear()
+    monkeypatch.setattr(hardware, "_touch_gpu", lambda: None)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    monkeypatch.setattr(
+        hardware, "trial_encoder", lambda encoder, on_gpu: trial_encoder(SOFTWARE[encoder.split("_")[0]])
+    )
+    monkeypatch.setattr(
+        hardware, "gpu_frame", lambda *planes: av.VideoFrame.from_dlpack(make(*planes), format="p010le")
+    )
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_frames_stay_on_the_gpu_where_a_test_picture_comes_back(monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    pretend_nvenc(monkeypatch, p010_planes)
+    choice = encoder_memory(replace(NVENC, encoder=f"{codec}_nvenc"))
+    assert choice.taken == GPU and "gave a test picture back" in str(choice)
+    hardware._gpu_memory_trouble.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda y, u, v: p010_planes(y, v, u), "its U comes back"),
+        (lambda y, u, v: p010_planes(y.flip(1), u, v), "its Y comes back"),
+        (lambda y, u, v: p010_planes(y, u, torch.full_like(v, 64)), "its V comes back"),
+        (lambda y, u, v: p010_planes(y[:-2].contiguous(), u[:-1], v[:-1])[0], "two-plane|2-plane"),
+        (lambda y, u, v: torch.empty(0, device="cuda:63"), "."),
+    ],
+)
+def test_frames_go_by_the_host_where_it_does_not(monkeypatch: pytest.MonkeyPatch, make: object, says: str) -> None:
+    pretend_nvenc(monkeypatch, make)
+    choice = encoder_memory(NVENC)
+    assert choice.taken == HOST and "does not take them from the GPU: " in choice.reason
+    assert re.search(says, choice.reason) and "\n" not in choice.reason
+    hardware._gpu_memory_trouble.cache_clear()
+
+
+def test_a_software_encoder_gets_frames_of_the_host() -> None:
+    choice = encoder_memory(resolve_encoder(load_config().output, "cpu"))
+    assert str(choice) == "frames to the encoder: host memory (libx265 runs on the CPU)"
+
+
+def test_a_gpu_without_memory_for_the_encoders_frame_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nmore")
+
+    nothing = SimpleNamespace(memory=None, stream=None, context=None)
+    monkeypatch.setattr(hardware, "_surfaces", lambda device: nothing)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "use_mem_pool", lambda pool: contextlib.nullcontext())
+    monkeypatch.setattr(hardware, "p010_planes", refuse)
+    with pytest.raises(DeviceMemoryError, match=r"no memory for a frame of the encoder \(CUDA out of memory\.\); use"):
+        hardware.gpu_frame(*hardware._test_picture())
 
 
 def test_the_key_is_checked() -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from pipeline import hdr10, nal
 from pipeline.boxes import CleanAperture, append_to_sample_entry, make_box, read_boxes, read_moov, template_stream
-from pipeline.encode import SpanEncoder, resolve_encoder
+from pipeline.encode import SpanEncoder
+from pipeline.encoder_choice import resolve_encoder
 from pipeline.errors import ConversionError
 from pipeline.hdr10 import ContentLight, MasteringDisplay, StaticMetadata
 from pipeline.light import LightLevels

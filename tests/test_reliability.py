@@ -30,7 +30,7 @@ from configs.schema import Config, load_config
 from models import checkpoints, registry
 from models.model import ModelSpec
 from pipeline import convert as conversions
-from pipeline import span_job
+from pipeline import lanes, span_job
 from pipeline.convert import convert, start
 from pipeline.errors import ConversionError, InputError
 from pipeline.ledger import WorkLock
@@ -233,7 +233,7 @@ def test_the_same_bytes_for_other_threads_without_ray(
 def test_the_same_bytes_when_memory_leaves_one_lane_with_more_threads_inside(
     clip: Path, words: list[str], expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(span_job, "LANES_BUDGET_BYTES", 1)
+    monkeypatch.setattr(lanes, "BUDGET_BYTES", 1)
     convert(clip, tmp_path / "o.mp4", load_config("dashcam", None, words), threads=3)
     assert (tmp_path / "o.mp4").read_bytes() == expected["mp4"]
 
