@@ -67,6 +67,9 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
     )
     parser.add_argument("--salvage", action="store_true", help="convert the readable part of a file that was cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that was made from something else")
+    parser.add_argument(
+        "--report", action="store_true", help="also write OUTPUT.report.html: the conversion in pictures and curves"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON report on standard output")
 
@@ -111,6 +114,7 @@ def _apply_flags(config: Config, args: argparse.Namespace) -> None:
     config.input.force |= args.force
     config.input.strict |= args.strict
     config.input.salvage |= args.salvage
+    config.extras.report |= args.report
     if args.video is not None:
         if args.video != "all" and not args.video.isdigit():
             raise InputError(f"--video {args.video}: legal: all, or the number of a video stream (0, 1, ...).")

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 
 PROFILE_DIR = Path(__file__).parent
 EXECUTION_SECTIONS = ("workers", "extras")
-STAGES = ("reconstruct", "temporal", "grade")
+STAGES = ("denoise", "deband", "overlay", "reconstruct", "temporal", "grade")
 """All stages, in the order in which they work."""
 
 
@@ -58,6 +58,26 @@ class ReconstructConfig:
 
 
 @dataclass
+class DenoiseConfig:
+    """Blocks and ringing of strong compression, smoothed before the network. strength: 0 = off, 1 suits Motion JPEG, 2 is the most; null = 1
+    where keyframes show blocks, else 0."""
+
+    strength: float | None = None
+
+
+@dataclass
+class OverlayConfig:
+    """Burnt-in clocks, speed, place and logos: kept at SDR white and sharp, and hidden from the network.
+
+    find: look for them in keyframes of the whole file
+    boxes: where they are, if you know better: [[x, y, width, height], ...] in pixels of the picture
+    """
+
+    find: bool = True
+    boxes: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
 class TemporalConfig:
     """Smoothing of the restored light over time. radius: frames looked at before and after each, 0 = off (the profile dashcam has it on)."""
 
@@ -66,10 +86,18 @@ class TemporalConfig:
 
 @dataclass
 class GradeConfig:
-    """Where SDR white lands and how high highlights may go, in nits (cd/m2)."""
+    """Where SDR white lands and how high highlights may go, in nits (cd/m2), and how the picture looks between.
+
+    exposure_stops: all light brighter or darker; highlights: the stops above white times this, 0 = none, 1 = the network's; saturation: 0 =
+    grey; shoulder: share of peak_nits from which on highlights are rolled off, 1 = clipped at the peak
+    """
 
     white_nits: float = 203.0
     peak_nits: float = 1000.0
+    exposure_stops: float = 0.0
+    highlights: float = 1.0
+    saturation: float = 1.0
+    shoulder: float = 0.8
 
 
 @dataclass
@@ -134,6 +162,8 @@ class Config:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     input: InputConfig = field(default_factory=InputConfig)
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
+    overlay: OverlayConfig = field(default_factory=OverlayConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     grade: GradeConfig = field(default_factory=GradeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -160,7 +190,12 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
 }
 
 RANGES: dict[str, tuple[float, float]] = {
+    "denoise.strength": (0, 2),
     "temporal.radius": (0, 5),
+    "grade.exposure_stops": (-4, 4),
+    "grade.highlights": (0, 2),
+    "grade.saturation": (0, 2),
+    "grade.shoulder": (0.1, 1),
     "grade.white_nits": (50, 1000),
     "grade.peak_nits": (100, 10000),
     "output.crf": (0, 63),
@@ -233,6 +268,10 @@ def _check(config: Config) -> None:
     if config.output.transfer == "hlg" and (config.grade.white_nits, config.grade.peak_nits) != (203.0, 1000.0):
         raise InputError(
             "output.transfer=hlg is made for a 1000-nit display with white at 203 nits; leave grade.white_nits and grade.peak_nits alone."
+        )
+    if config.extras.hdr10plus and config.output.transfer != "pq":
+        raise InputError(
+            "extras.hdr10plus tells absolute light and goes with output.transfer=pq only; switch one of them."
         )
     if not config.span.min_seconds <= config.span.target_seconds <= config.span.max_seconds:
         raise InputError("span: min_seconds <= target_seconds <= max_seconds must hold.")

@@ -6,24 +6,26 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
 from pipeline.assemble import TrackSpans, assemble
 from pipeline.encode import publish
-from pipeline.errors import ConversionError, InputError
+from pipeline.errors import ConversionError, InputError, SunvisorError
+from pipeline.extras import Finished, extra_paths, write_extras
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
 from pipeline.light import LightLevels
-from pipeline.mask import join_masks, mask_path
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
 from pipeline.streams import plan_copies
 from pipeline.verify import PROVENANCE_KEY, read_provenance, verify
 from pipeline.version import VERSION
+
+WriteReport = Callable[[Finished, Path], None]
+"""Writes the report of a finished conversion to a path."""
 
 
 @dataclass
@@ -43,6 +45,7 @@ class FileReport:
     repeated_frames: int = 0
     redone_in_float32: int = 0
     streams: list[dict[str, Any]] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
     exit_code: int = 0
@@ -89,14 +92,15 @@ class Conversion:
             self._ledger.append(line)
         self.lines[line["track"], line["span"]] = line
 
-    def finish(self, *, keep_work: bool = False) -> FileReport:
-        """Join the spans, verify the cheap part, publish, and remove the work folder.
+    def finish(self, *, keep_work: bool = False, write_report: WriteReport | None = None) -> FileReport:
+        """Join the spans, verify the cheap part, publish, write what goes beside the output, and remove the work folder.
 
+        write_report: makes the report where the plan asks for one (`reporting` has it)
         Raises ConversionError, and publishes nothing, when the joined file fails a check, the source is no longer what was
         planned, or the disk is full.
         """
         with no_space_named(self.workdir):
-            result = self._join()
+            result = self._join(write_report)
         if keep_work:
             self.close()
             return result
@@ -110,7 +114,7 @@ class Conversion:
         """Let go of the work folder; what is done stays."""
         self._lock.release()
 
-    def _join(self) -> FileReport:
+    def _join(self, write_report: WriteReport | None) -> FileReport:
         """Join, verify and publish."""
         self._check_source()
         prepared, plan = self.prepared, self.plan
@@ -146,8 +150,6 @@ class Conversion:
             )
         self._check_source()
         write_sidecars(prepared.source, copies, prepared.output, joined.shift_seconds)
-        if "mask" in plan.extras:
-            self._publish_masks(joined.shift_seconds)
         publish(partial, prepared.output)
         repeated = sum(len(line["repeated"]) for line in self.lines.values())
         redone = sum(line["redone_in_float32"] for line in self.lines.values())
@@ -160,6 +162,13 @@ class Conversion:
             warnings.append(f"the decoder gave {strangers} frames that no packet announces; they are left out.")
         if redone:
             warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
+        finished = Finished(prepared, self.lines, copies, joined.shift_seconds, joined.output_streams, tuple(warnings))
+        write_extras(finished)
+        if "report" in plan.extras and write_report is not None:
+            try:
+                write_report(finished, extra_paths(prepared)["report"][0])
+            except SunvisorError as error:
+                warnings.append(f"the report is missing: {error}")
         return FileReport(
             source=str(prepared.source),
             output=str(prepared.output),
@@ -174,18 +183,9 @@ class Conversion:
             repeated_frames=repeated,
             redone_in_float32=redone,
             streams=[dataclasses.asdict(copy) for copy in copies],
+            beside=[str(path) for paths in extra_paths(prepared).values() for path in paths],
             warnings=warnings,
         )
-
-    def _publish_masks(self, shift_seconds: Fraction) -> None:
-        """One mask video a converted track, at the output's times."""
-        for number, (track, index) in enumerate(zip(self.plan.tracks, self.prepared.indices, strict=True)):
-            shift = round(shift_seconds * track.time_base_den)
-            files = [self.workdir / self.lines[number, span.number]["beside"]["mask"]["file"] for span in track.spans]
-            starts = [int(index.frame_pts[span.first_frame]) * track.ticks + shift for span in track.spans]
-            partial = self.workdir / f"final.{number}.mask.mp4"
-            join_masks(files, starts, partial)
-            publish(partial, mask_path(self.prepared.output, number))
 
     def _check_source(self) -> None:
         """Raise ConversionError when the source was written to since it was planned: what is copied must be of what was read."""
@@ -259,14 +259,6 @@ def _provenance_of(output: Path) -> dict[str, Any]:
         return {}
 
 
-def extra_paths(prepared: Prepared) -> list[Path]:
-    """Files that are written beside the output, as its settings ask."""
-    plan, paths = prepared.plan, []
-    if "mask" in plan.extras:
-        paths += [mask_path(prepared.output, number) for number in range(len(plan.tracks))]
-    return paths
-
-
 def start(source: Path, output: Path, config: Config, *, overwrite: bool = False) -> Conversion | FileReport:
     """Plan a conversion and open its work folder; a FileReport comes back instead when the output is there already.
 
@@ -278,7 +270,7 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
     if output.exists():
         earlier = _provenance_of(output)
         same = earlier.get("identity") == prepared.plan.identity()
-        if same and all(path.exists() for path in extra_paths(prepared)):
+        if same and all(path.exists() for paths in extra_paths(prepared).values() for path in paths):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 WorkLock(prepared.workdir).remove_folder()
             return FileReport(

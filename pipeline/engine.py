@@ -6,7 +6,7 @@ Needs torch and numpy only. Which bytes come out depends on the plan and the num
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,15 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.frame_stats import FrameStats, measure_frame, restored_share
 from pipeline.invented import invented
 from pipeline.light import LightLevels
+from pipeline.stages.deband import Deband
+from pipeline.stages.denoise import Denoise
 from pipeline.stages.grade import Grade
+from pipeline.stages.guarded import Guarded
 from pipeline.stages.reconstruct import Reconstruct, network_size
+from pipeline.stages.temporal import Sample, Temporal
 
 if TYPE_CHECKING:
-    from pipeline.stages.temporal import Sample
+    from pipeline.overlay import OverlayBox
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Engine:
 
     model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
     options: keyword arguments of stages by their names, such as {"temporal": {"radius": 2}}
+    boxes: where text is burnt in, which the network does not get to see
     beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py)
 
     Stages see one frame at a time, but for `temporal`, which sees `radius` more on either side. Without it, `process` does everything;
@@ -77,6 +82,7 @@ class Engine:
         device: str,
         scale: float = 1.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
+        boxes: tuple[OverlayBox, ...] = (),
         beside: frozenset[str] = frozenset(),
     ) -> None:
         self.device = torch.device(device)
@@ -85,15 +91,16 @@ class Engine:
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.layout, self.color, self.out = layout, color, out
         told = {name: dict((options or {}).get(name, {})) for name in stage_names}
-        makers = {
-            "reconstruct": lambda: Reconstruct(model, precision, tile, scale),
+        self._reconstruct = Reconstruct(model, precision, tile, scale)
+        makers: dict[str, Callable[[], nn.Module]] = {
+            "denoise": lambda: Denoise(transfer=color.transfer, **told["denoise"]),
+            "deband": lambda: Deband(layout, color),
+            "reconstruct": lambda: Guarded(boxes, self._reconstruct) if boxes else self._reconstruct,
             "grade": lambda: Grade(out.white_nits, out.peak_nits, **told["grade"]),
         }
-        if "temporal" in stage_names:
-            from pipeline.stages.temporal import Temporal
         self.temporal = Temporal(**told["temporal"]) if "temporal" in stage_names else None
-        self.stages = nn.ModuleList(makers[name]() for name in stage_names if name != "temporal")
-        restoring = sum(name not in ("temporal", "grade") for name in stage_names)
+        self.stages = nn.ModuleList(makers[name]() for name in stage_names if name in makers)
+        restoring = len(self.stages) - ("grade" in stage_names)
         self._before, self._after = self.stages[:restoring], self.stages[restoring:]
         self._beside = beside
         self._model, self.precision, self._tile, self._scale = model, precision, tile, scale
@@ -101,7 +108,7 @@ class Engine:
     @property
     def redone_frames(self) -> int:
         """Frames whose network output was not finite and that were redone in float32, since the engine was made."""
-        return sum(stage.redone_frames for stage in self.stages if isinstance(stage, Reconstruct))
+        return self._reconstruct.redone_frames
 
     def frame_bytes(self, height: int, width: int) -> int:
         """Working memory of one frame in bytes, roughly: the network's, and a few copies of the frame in float32."""

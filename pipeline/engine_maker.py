@@ -11,7 +11,7 @@ from pipeline import engine as engines
 from pipeline.cuda_engine import CudaEngine
 from pipeline.engine import Engine
 from pipeline.errors import ConversionError
-from pipeline.plan import Plan, kinds_beside
+from pipeline.plan import Plan, busy_stages, kinds_beside
 
 _kept: dict[tuple, CudaEngine] = {}
 
@@ -25,10 +25,11 @@ def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
     engines.check_numerics_class(plan.numerics_class, plan.device)
     job = plan.tracks[track]
     model = (plan.model_path, plan.model_sha256, plan.device)
-    stages = tuple(name for name in plan.stages if name != "temporal" or job.radius)
-    options = json.dumps(plan.stage_options | {"temporal": {"radius": job.radius}}, sort_keys=True)
-    beside = kinds_beside(plan.extras)
-    settings = (beside, stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale, options)
+    stages = tuple(name for name in plan.stages if name in busy_stages(job))
+    told = plan.stage_options | {"temporal": {"radius": job.radius}, "denoise": {"strength": job.denoise}}
+    options, beside = json.dumps(told, sort_keys=True), kinds_beside(plan.extras)
+    boxes = job.overlays if "overlay" in stages else ()
+    settings = (boxes, beside, stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale, options)
     streams = plan.device == "cuda" and not job.radius and not beside
     return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
 
@@ -44,7 +45,7 @@ def _model(path: str, sha256: str, device: str) -> Model:
 
 
 def _engine(path: str, sha256: str, device: str, settings: tuple) -> Engine:
-    names = ("beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
+    names = ("boxes", "beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
     *plain, options = settings
     told = dict(zip(names, plain, strict=True)) | {"options": json.loads(options)}
     return Engine(model=_model(path, sha256, device), device=device, **told)

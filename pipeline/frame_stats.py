@@ -97,14 +97,20 @@ def measure_frame(y: Tensor, u: Tensor, v: Tensor, transfer_name: str, *, restor
     return _of_counts(counts, _levels(channels).tolist(), restored_share)
 
 
-def restored_share(before: Tensor, after: Tensor) -> float:
-    """Share (0 to 1) of the pixels of one frame that a network made brighter by more than RESTORED_GAIN and RESTORED_LIGHT say.
+def restored_pixels(before: Tensor, after: Tensor) -> Tensor:
+    """How many pixels a network made brighter by more than RESTORED_GAIN and RESTORED_LIGHT say: (..., 3, H, W) twice -> (...) int64 on their
+    device, without waiting for it.
 
-    before: (3, H, W) the frame as unpacked; after: the same behind the stages that restore (reconstruct, smoothing, overlay guard)
-    and before those that grade: exposure or saturation that someone asked for is no invention. Working space; neither is changed.
+    before: frames as unpacked; after: the same behind the stages that restore (reconstruct, smoothing, overlay guard) and before those
+    that grade: exposure or saturation that someone asked for is no invention. Working space; neither is changed.
     """
     bound = _brightest(before).clamp_(min=0).mul_(RESTORED_GAIN).add_(RESTORED_LIGHT)
-    return int((_brightest(after) > bound).sum()) / bound.numel()
+    return (_brightest(after) > bound).sum(dim=(-2, -1))
+
+
+def restored_share(before: Tensor, after: Tensor) -> float:
+    """`restored_pixels` of one frame, (3, H, W), as a share of all its pixels, 0 to 1."""
+    return int(restored_pixels(before, after)) / (before.shape[-2] * before.shape[-1])
 
 
 def table(first_frame: int, stats: Sequence[FrameStats]) -> np.ndarray:
@@ -166,8 +172,9 @@ def flicker_stops(rows: np.ndarray) -> np.ndarray:
 
 
 def _brightest(frame: Tensor) -> Tensor:
-    """(3, H, W) -> (H, W), the largest channel; new tensor."""
-    return torch.maximum(torch.maximum(frame[0], frame[1]), frame[2])
+    """(..., 3, H, W) -> (..., H, W), the largest channel; new tensor."""
+    red, green, blue = frame.unbind(dim=-3)
+    return torch.maximum(torch.maximum(red, green), blue)
 
 
 def _levels(signal: Tensor) -> Tensor:

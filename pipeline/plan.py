@@ -19,6 +19,7 @@ from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.decode import packets_needed
 from pipeline.encoder_choice import EncoderChoice
 from pipeline.index import VideoIndex, packets_for
+from pipeline.overlay import OverlayBox
 from pipeline.span import Span
 from pipeline.version import software
 
@@ -36,6 +37,8 @@ class Track:
     width, height: the visible picture; the coded picture is the next even size
     tile: side of the tiles in pixels, 0 = whole frames
     radius: frames that the temporal stage looks at on either side, 0 = it does not run
+    denoise: strength of that stage, 0 = it does not run
+    overlays: where text is burnt in
     """
 
     stream_index: int
@@ -56,6 +59,8 @@ class Track:
     tile: int
     spans: tuple[Span, ...]
     radius: int = 0
+    denoise: float = 0.0
+    overlays: tuple[OverlayBox, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,20 @@ class Plan:
         """blake2b-128 (hex) of what decides the bytes of the output: content, settings, model, numerics. Not where files lie."""
         facts = [self.version, self.settings_hash, self.model_sha256, self.numerics_class, self.container]
         facts += [[track.stream_index, track.content_hash, track.frames] for track in self.tracks]
+        facts += [[track.denoise, *map(dataclasses.asdict, track.overlays)] for track in self.tracks]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+
+def busy_stages(track: Track) -> frozenset[str]:
+    """Names of the stages that have something to do in a track, whether they are asked for or not."""
+    idle = {
+        "denoise": track.denoise == 0,
+        "deband": track.layout.bit_depth > 8,
+        "overlay": not track.overlays,
+        "temporal": track.radius == 0,
+    }
+    always = ("reconstruct", "grade")
+    return frozenset([*always, *(name for name, nothing in idle.items() if not nothing)])
 
 
 def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
@@ -145,6 +163,8 @@ def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
         track.stream_index,
         track.tile,
         track.radius,
+        track.denoise,
+        [dataclasses.asdict(box) for box in track.overlays],
         str(track.color),
         str(track.layout),
         track.deinterlace,
@@ -224,4 +244,5 @@ def _track(data: dict[str, Any]) -> Track:
     ratio = data["sample_aspect_ratio"]
     data["sample_aspect_ratio"] = None if ratio is None else Fraction(ratio)
     data["spans"] = tuple(Span(**span) for span in data["spans"])
+    data["overlays"] = tuple(OverlayBox(**box) for box in data["overlays"])
     return Track(**data)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from configs.schema import STAGES, Config, result_settings, settings_hash
 from models import checkpoints
@@ -14,22 +15,20 @@ from pipeline import engine as engines
 from pipeline.color import OutputSpec
 from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
-from pipeline.index import VideoIndex, build_index, content_hash
+from pipeline.index import VideoIndex, build_index
 from pipeline.ledger import Ledger, WorkLock, files_of
 from pipeline.plan import (
-    LONG_GROUP_SECONDS,
     PLAN_VERSION,
     Plan,
     Track,
-    cut_spans,
+    busy_stages,
     kinds_beside,
-    longest_group_seconds,
     span_key,
 )
-from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe, read_color
-from pipeline.span import Span
+from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
 from pipeline.span_job import PLAN_NAME, index_name
 from pipeline.stages.reconstruct import choose_tile, network_size
+from pipeline.track_maker import make_track
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
 AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base", "tiny", "small", "neutral")}
@@ -37,8 +36,6 @@ AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base"
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
-LEAD_SHARE = 0.1
-"""Of a span: the frames beyond its ends that may be computed for the temporal stage, both ends together."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Prepared:
     indices: tuple[VideoIndex, ...]
     fps: Fraction | None
     color_overrides: dict[str, str]
+    settings: dict[str, Any]
 
     @property
     def workdir(self) -> Path:
@@ -131,7 +129,7 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         index = build_index(source, stream.index, fps, config.input.salvage)
         seen = network_size(stream.height, stream.width, config.reconstruct.scale)
         tile = choose_tile(model, *seen, precision, budget_bytes)
-        track, notes = _track(source, stream, index, config, tile, overrides)
+        track, notes = make_track(source, stream, index, config, tile, overrides)
         indices.append(index)
         tracks.append(track)
         warnings += notes
@@ -157,9 +155,10 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         warnings=tuple(warnings),
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
+        stage_options={"grade": _grade_options(config)},
         extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted),
     )
-    return Prepared(source, output, info, plan, tuple(indices), fps, overrides)
+    return Prepared(source, output, info, plan, tuple(indices), fps, overrides, result_settings(config))
 
 
 def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
@@ -297,70 +296,11 @@ def _color_overrides(config: Config) -> dict[str, str]:
     return {name: getattr(config.input, name) for name in names if getattr(config.input, name) != "auto"}
 
 
-def _track(
-    source: Path, stream: StreamInfo, index: VideoIndex, config: Config, tile: int, overrides: dict[str, str]
-) -> tuple[Track, list[str]]:
-    try:
-        color, reasons = read_color(stream, overrides)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
-    radius, spans = _spans(index, config)
-    warnings = [index.loss] if index.loss else []
-    if stream.width % 2 or stream.height % 2:
-        warnings.append(
-            f"stream {stream.index}: {stream.width}x{stream.height} is odd; 4:2:0 video has even sizes, so it is coded one pixel larger and cropped by a tag."
-        )
-    group = longest_group_seconds(index)
-    if group > LONG_GROUP_SECONDS:
-        warnings.append(
-            f"stream {stream.index}: {group:.0f} s without a keyframe; each span there decodes from the keyframe before, which takes time."
-        )
-    ticks, den = index.time_base.numerator, index.time_base.denominator
-    seconds = float((index.frame_pts[-1] - index.frame_pts[0] + index.frame_duration[-1]) * index.time_base)
-    track = Track(
-        stream_index=stream.index,
-        width=stream.width,
-        height=stream.height,
-        layout=stream.layout,
-        color=color,
-        color_reasons=reasons,
-        deinterlace=stream.interlaced_from_content
-        if config.input.deinterlace == "auto"
-        else config.input.deinterlace == "on",
-        rate=_rate(stream, index),
-        sample_aspect_ratio=stream.sample_aspect_ratio,
-        rotation=stream.rotation_degrees,
-        time_base_den=den,
-        ticks=ticks,
-        frames=len(index.frame_pts),
-        duration_seconds=seconds,
-        content_hash=content_hash(index),
-        tile=tile,
-        spans=spans,
-        radius=radius,
-    )
-    return track, warnings
-
-
-def _spans(index: VideoIndex, config: Config) -> tuple[int, tuple[Span, ...]]:
-    """The temporal stage's radius in frames, and the spans: of a short span's frames, LEAD_SHARE may be computed twice, no more."""
-    seconds = asdict(config.span)
-    spans = cut_spans(index, **seconds, lead_in=0, lead_out=0)
-    radius = config.temporal.radius if "temporal" in config.stages else 0
-    if len(spans) > 1:
-        radius = min(radius, int(min(span.frames for span in spans) * LEAD_SHARE / 2))
-    return radius, cut_spans(index, **seconds, lead_in=radius, lead_out=radius)
+def _grade_options(config: Config) -> dict[str, float]:
+    """What grade is told beside the light levels of the output."""
+    return {key: value for key, value in asdict(config.grade).items() if key not in ("white_nits", "peak_nits")}
 
 
 def _active_stages(config: Config, tracks: list[Track]) -> tuple[str, ...]:
-    """Those of the settings that have something to do, in the order of work."""
-    idle = set() if any(track.radius for track in tracks) else {"temporal"}
-    return tuple(name for name in STAGES if name in config.stages and name not in idle)
-
-
-def _rate(stream: StreamInfo, index: VideoIndex) -> Fraction:
-    """Frames per second for the encoder's rate control and players' display; times come from pts, never from this."""
-    if stream.avg_frame_rate_from_header and not index.restamped:
-        return stream.avg_frame_rate_from_header
-    ticks = int(index.frame_pts[-1] - index.frame_pts[0] + index.frame_duration[-1])
-    return (len(index.frame_pts) / (max(ticks, 1) * index.time_base)).limit_denominator(100_000)
+    """Those of the settings that have something to do in some track, in the order of work."""
+    return tuple(name for name in STAGES if name in config.stages and any(name in busy_stages(one) for one in tracks))

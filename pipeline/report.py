@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.convert import FileReport
+from pipeline.extras import extra_paths
 from pipeline.plan import Track
 from pipeline.prepare import Prepared, disk_need_bytes
 from pipeline.streams import plan_copies
@@ -29,6 +30,7 @@ def plan_facts(prepared: Prepared) -> dict[str, Any]:
         "numerics_class": plan.numerics_class,
         "stages": list(plan.stages),
         "scale": prepared.plan.scale,
+        "extras": {name: [str(path) for path in paths] for name, paths in extra_paths(prepared).items()},
         "transfer": plan.out.transfer,
         "white_nits": plan.out.white_nits,
         "peak_nits": plan.out.peak_nits,
@@ -58,6 +60,9 @@ def _track_facts(track: Track) -> dict[str, Any]:
         "rotation": track.rotation,
         "sample_aspect_ratio": str(track.sample_aspect_ratio or "1"),
         "tile": track.tile,
+        "overlays": [[box.x, box.y, box.width, box.height] for box in track.overlays],
+        "denoise_strength": track.denoise,
+        "temporal_radius": track.radius,
         "color": color,
         "spans": [[span.first_frame, span.frames] for span in track.spans],
     }
@@ -72,6 +77,8 @@ def print_plan(console: Console, prepared: Prepared) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("output", f"{facts['output']} ({facts['container']})")
+    for name, paths in facts["extras"].items():
+        table.add_row(name, ", ".join(paths))
     for track in facts["tracks"]:
         extras = [
             f"{track['chroma']} {track['bit_depth']}-bit",
@@ -83,8 +90,15 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         extras += [f"rotated {track['rotation']} degrees by a tag, kept"] if track["rotation"] else []
         extras += [f"tiles of {track['tile']} px"] if track["tile"] else []
         table.add_row(f"video {track['stream']}", f"{track['size']}, " + ", ".join(extras))
+        if track["overlays"]:
+            places = "; ".join("x {} y {}, {}x{}".format(*box) for box in track["overlays"])
+            table.add_row("  burnt-in text", f"{places}: kept at SDR white, hidden from the network")
         for name, (value, reason) in track["color"].items():
             table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
+        if track["temporal_radius"]:
+            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side")
+        if track["denoise_strength"]:
+            table.add_row("  denoised", f"with strength {track['denoise_strength']:g}: its keyframes show blocks")
         lengths = sorted(frames for _, frames in track["spans"])
         table.add_row("  spans", f"{len(lengths)}, of {lengths[0]} to {lengths[-1]} frames")
     for stream in facts["streams"]:
@@ -127,4 +141,5 @@ def print_results(console: Console, reports: list[FileReport]) -> None:
                 f"{report.source}: {report.status}: {report.error}", markup=False, highlight=False, soft_wrap=True
             )
         elif report.status in ("done", "already done"):
-            console.print(f"{report.output}", markup=False, highlight=False, soft_wrap=True)
+            for path in (report.output, *report.beside):
+                console.print(path, markup=False, highlight=False, soft_wrap=True)

@@ -148,7 +148,7 @@ def test_no_space_left(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--profile", "moon"], "legal: archive, dashcam"),
+        (["--profile", "moon"], "legal: archive, cityscapes, dashcam"),
         (["grade.peek_nits=1"], "did you mean grade.peak_nits?"),
         (["--workers", "0"], "legal: 1 or more"),
         (["--video", "7"], "the file has 1 video streams"),

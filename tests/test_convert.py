@@ -8,10 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from torch import Tensor
 
 from configs.schema import Config, load_config
 from pipeline import convert as conversions
 from pipeline.convert import FileReport, convert, start
+from pipeline.encode import SpanEncoder
 from pipeline.errors import InputError
 from pipeline.prepare import auto_checkpoint
 from pipeline.span_job import run_span
@@ -211,3 +213,34 @@ def test_a_mask_goes_beside_the_same_video_frame_for_frame(
 def pictures(mask: Path) -> np.ndarray:
     with av.open(str(mask)) as file:
         return np.stack([frame.to_ndarray()[: frame.height] for frame in file.decode(video=0)])
+
+
+def handed_frames(
+    clip: Path, folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[list[bytes]], int]:
+    """What the encoder is handed, frame by frame over all spans, and how many spans there were."""
+    handed: list[list[bytes]] = []
+    write = SpanEncoder.write
+
+    def noting(self: SpanEncoder, y: Tensor, u: Tensor, v: Tensor, pts: int, duration: int) -> None:
+        handed.append([plane.numpy().tobytes() for plane in (y, u, v)])
+        write(self, y, u, v, pts, duration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpanEncoder, "write", noting)
+        report = convert(clip, folder / "o.mp4", config, overwrite=True)
+    return handed, report.spans_done
+
+
+def test_frames_around_span_borders_are_those_of_an_uncut_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smoothing looks across the borders; a sky that flickers between saturated and not gives it something to do."""
+    clip = make_clip(tmp_path / "drive.mp4", frames=50, gop=15, width=96, height=64, options={"crf": "14"})
+    cut, uncut = ["span.target_seconds=1", "span.min_seconds=0.8"], ["span.target_seconds=5"]
+    words = ["output.preset=ultrafast", "temporal.radius=1"]
+    one, spans = handed_frames(clip, tmp_path, load_config("dashcam", None, [*words, *cut]), monkeypatch)
+    assert spans >= 2
+    whole, spans = handed_frames(clip, tmp_path, load_config("dashcam", None, [*words, *uncut]), monkeypatch)
+    assert spans == 1
+    assert one == whole
+    without, _ = handed_frames(clip, tmp_path, load_config("dashcam", None, [*words, "temporal.radius=0"]), monkeypatch)
+    assert without != whole

@@ -71,6 +71,8 @@ def test_restored_share_counts_what_was_raised_beyond_the_bound() -> None:
     after[:, 2] = 0.1  # darker is not restored
     assert frame_stats.restored_share(before, after) == 0.25
     assert frame_stats.restored_share(before, before) == 0
+    both = frame_stats.restored_pixels(torch.stack([before, before]), torch.stack([after, before]))
+    assert both.tolist() == [10, 0]
 
 
 def test_restored_share_leaves_its_tensors_alone_and_black_noise_out() -> None:

@@ -19,6 +19,7 @@ from pipeline import engine as engines
 from pipeline.convert import Conversion, FileReport
 from pipeline.errors import ConversionError, InputError, SunvisorError
 from pipeline.prepare import Prepared, make_plan, refuse_output
+from reporting.conversion import report_conversion
 from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed
 from workers.interrupts import Interrupts
@@ -273,7 +274,9 @@ class _Batch:
         """All spans of a file have ended: join and publish it, or say why not."""
         job, conversion = self._active[folder]
         try:
-            report = self._failed.get(folder) or conversion.finish(keep_work=self._config.workers.keep_work)
+            report = self._failed.get(folder) or conversion.finish(
+                keep_work=self._config.workers.keep_work, write_report=report_conversion
+            )
         except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
             report = self._report_of(job, error, conversion.workdir)
         finally:

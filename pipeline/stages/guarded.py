@@ -1,0 +1,35 @@
+"""Guarded: reconstruct, which does not get to see the text that is burnt into a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from pipeline.stages.overlay import OverlayGuard
+from pipeline.stages.reconstruct import Reconstruct
+
+if TYPE_CHECKING:
+    from pipeline.overlay import OverlayBox
+
+
+class Guarded(nn.Module):
+    """Frames (N,3,H,W) in and out, as Reconstruct's; text in `boxes` is hidden from it and shown again."""
+
+    lead_in = 0
+    lead_out = 0
+
+    def __init__(self, boxes: tuple[OverlayBox, ...], reconstruct: Reconstruct) -> None:
+        super().__init__()
+        self._guard, self._reconstruct = OverlayGuard(boxes), reconstruct
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Restored frames with their text."""
+        hidden, matte = self._guard.hide(frames)
+        return self._guard.show(self._reconstruct(hidden), frames, hidden, matte)
+
+    def attempt(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As Reconstruct's: frames, and (N,) bool whether each was finite."""
+        hidden, matte = self._guard.hide(frames)
+        restored, good = self._reconstruct.attempt(hidden)
+        return self._guard.show(restored, frames, hidden, matte), good

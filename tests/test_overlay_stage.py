@@ -1,0 +1,185 @@
+"""Guarding burnt-in text: hidden from the network, back at the SDR's light, and nothing else touched."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.overlay import OverlayBox, boxes_by_hand
+from pipeline.stages.overlay import OverlayGuard, fill, spread
+
+HEIGHT, WIDTH = 64, 128
+BOX = [6, 14, 100, 26]
+AT = (12, 32)
+
+
+def text_cover(text: str, thick: int = 1) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.putText(mask, text, AT, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, thick, cv2.LINE_AA)
+    return mask.astype(np.float32) / 255
+
+
+def ground(level: float) -> np.ndarray:
+    """Coded picture (H,W,3): a soft slope around `level`."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    return np.repeat((level + 0.04 * np.sin(x / 30) + 0.04 * np.cos(y / 20))[..., None], 3, axis=2).clip(0, 1)
+
+
+def burn(coded: np.ndarray, text: str, color: tuple[float, ...] = (1, 1, 1), outline: bool = False) -> np.ndarray:
+    if outline:
+        coded = coded * (1 - text_cover(text, 4)[..., None])
+    share = text_cover(text)[..., None]
+    return coded * (1 - share) + np.array(color, np.float32) * share
+
+
+def light(coded: np.ndarray) -> Tensor:
+    return torch.from_numpy((coded**2.4).astype(np.float32)).permute(2, 0, 1)[None].contiguous()
+
+
+def boxes_for(text: str, **how: object) -> tuple[OverlayBox, ...]:
+    """The box, looked into on grounds from dark to bright."""
+    frames = [
+        np.rint(255 * burn(ground(level), text, **how)).astype(np.uint8) for level in (0.2, 0.35, 0.5, 0.65, 0.97)
+    ]
+    return boxes_by_hand([BOX], frames)
+
+
+def noise(seed: int, frames: int = 1) -> Tensor:
+    return torch.rand(frames, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def sky_network(hidden: Tensor) -> Tensor:
+    """Lifts what is near white to four times white, whole patches of it at once, as a network that sees context does."""
+    lifted = ((hidden.amin(dim=1, keepdim=True) - 0.6) / 0.3).clamp(0, 1)
+    return hidden * (1 + 3 * lifted)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1000), st.sampled_from(["12:34 KM", "88:88", ""]), st.booleans())
+def test_a_network_that_changes_nothing_changes_no_bit(seed: int, text: str, outline: bool) -> None:
+    guard = OverlayGuard(boxes_for("12:34 KM", outline=outline))
+    frames = light(burn(noise(seed)[0].permute(1, 2, 0).numpy(), text, outline=outline))
+    frames[..., :4] -= 0.02  # small negatives occur
+    hidden, matte = guard.hide(frames)
+    assert torch.equal(guard.show(hidden, frames, hidden, matte), frames)
+
+
+def test_pixels_outside_the_boxes_keep_their_bits() -> None:
+    guard, frames = OverlayGuard(boxes_for("12:34 KM")), noise(4, 2)
+    hidden, matte = guard.hide(frames)
+    x, y, width, height = BOX
+    outside = torch.ones(HEIGHT, WIDTH, dtype=torch.bool)
+    outside[y : y + height, x : x + width] = False
+    assert torch.equal(hidden[..., outside], frames[..., outside])
+    assert matte[..., outside].abs().max() == 0
+    restored = noise(5, 2) * 7
+    assert torch.equal(guard.show(restored, frames, hidden, matte)[..., outside], restored[..., outside])
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("color", [(1, 1, 1), (1, 0.9, 0)])
+@pytest.mark.parametrize("outline", [False, True])
+def test_text_is_hidden(level: float, color: tuple[float, ...], outline: bool) -> None:
+    """What the network gets is within a few codes of the picture that never had text."""
+    guard = OverlayGuard(boxes_for("12:34 KM", color=color, outline=outline))
+    hidden, _ = guard.hide(light(burn(ground(level), "12:34 KM", color, outline)))
+    error = (hidden[0].clamp_min(0) ** (1 / 2.4) - light(ground(level))[0] ** (1 / 2.4)).abs().amax(0).numpy()
+    graphic = text_cover("12:34 KM", 4 if outline else 1) > 0
+    assert error[graphic].mean() < 0.02
+    assert np.quantile(error[graphic], 0.98) < 0.1
+    assert error[~graphic].mean() < 0.005
+
+
+@pytest.mark.parametrize("level", [0.2, 0.7, 1.0])
+@pytest.mark.parametrize("outline", [False, True])
+def test_text_stays_at_white_and_the_sky_around_is_restored(level: float, outline: bool) -> None:
+    guard = OverlayGuard(boxes_for("12:34 KM", outline=outline))
+    plain = light(ground(level).clip(0, 1))
+    frames = light(burn(ground(level), "12:34 KM", outline=outline))
+    hidden, matte = guard.hide(frames)
+    shown = guard.show(sky_network(hidden), frames, hidden, matte)[0]
+    solid = torch.from_numpy(text_cover("12:34 KM") > 200 / 255)
+    assert shown[:, solid].max() <= 1.1
+    assert (shown[:, solid] - frames[0][:, solid]).abs().max() < 0.1
+    graphic = text_cover("12:34 KM", 4 if outline else 1) > 0
+    around = spread(torch.from_numpy(graphic.astype(np.float32))[None, None], 6)[0, 0].bool() & ~torch.from_numpy(
+        graphic
+    )
+    stops = (shown[:, around].clamp_min(1e-3) / sky_network(plain)[0][:, around].clamp_min(1e-3)).log2().abs()
+    assert stops.mean() < 0.1
+
+
+@pytest.mark.parametrize("level", [0.2, 0.5])
+def test_digits_that_were_never_seen_are_hidden_too(level: float) -> None:
+    guard = OverlayGuard(boxes_for("12:34 KM"))
+    frames = light(burn(ground(level), "95:76 KM"))
+    hidden, matte = guard.hide(frames)
+    solid = torch.from_numpy(text_cover("95:76 KM") > 200 / 255)
+    assert (matte[0, 0][solid] > 0.9).float().mean() > 0.95
+    assert (hidden[0][:, solid] - light(ground(level))[0][:, solid]).abs().mean() < 0.03
+
+
+def test_text_recorded_above_white_comes_down_to_white() -> None:
+    guard = OverlayGuard(boxes_for("12:34 KM"))
+    frames = light(burn(ground(0.4), "12:34 KM")) * 1.2
+    hidden, matte = guard.hide(frames)
+    shown = guard.show(hidden * 2, frames, hidden, matte)
+    assert shown[0][:, torch.from_numpy(text_cover("12:34 KM") > 0.8)].max() <= 1.0
+
+
+@settings(max_examples=10)
+@given(st.integers(-20, 120), st.integers(-20, 60), st.integers(1, 60), st.integers(1, 40))
+def test_boxes_may_cross_the_edge(x: int, y: int, width: int, height: int) -> None:
+    digits = "f" * (width * height)
+    guard = OverlayGuard((OverlayBox(x, y, width, height, 1.0, 1.0, 1.0, 8, digits, digits),) * 2)
+    frames = noise(8)
+    hidden, matte = guard.hide(frames)
+    assert torch.isfinite(hidden).all() and matte.min() >= 0 and matte.max() <= 1
+    assert torch.equal(guard.show(hidden, frames, hidden, matte), frames)
+
+
+def test_bits_do_not_depend_on_batch_or_threads() -> None:
+    guard = OverlayGuard(boxes_for("12:34 KM", outline=True))
+    frames = torch.cat([light(burn(noise(n)[0].permute(1, 2, 0).numpy(), "12:34 KM", outline=True)) for n in range(3)])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        hidden, matte = guard.hide(frames)
+        shown = guard.show(hidden * 2, frames, hidden, matte)
+        torch.set_num_threads(3)
+        again, cover = guard.hide(frames)
+        assert torch.equal(hidden, again) and torch.equal(matte, cover)
+        one, cover = guard.hide(frames[1:2])
+        assert torch.equal(hidden[1:2], one)
+        assert torch.equal(shown[1:2], guard.show(one * 2, frames[1:2], one, cover))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_fill_keeps_what_is_known_and_continues_a_slope() -> None:
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
+    signal = (0.2 + 0.01 * x + 0.005 * y).expand(1, 3, 40, 60).contiguous()
+    hole = torch.zeros(1, 1, 40, 60)
+    hole[..., 15:21, 10:50] = 1
+    filled = fill(torch.where(hole > 0, 1.0, signal), hole)
+    keep = (hole == 0).expand_as(signal)
+    assert torch.equal(filled[keep], signal[keep])
+    assert (filled - signal).abs().max() < 0.02
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_fill_stays_within_what_is_known(height: int, width: int, seed: int) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    signal = torch.rand(1, 3, height, width, generator=chance)
+    hole = (torch.rand(1, 1, height, width, generator=chance) < 0.6).float()
+    filled = fill(signal, hole)
+    known = signal[(hole == 0).expand_as(signal)]
+    if known.numel():
+        assert filled.min() >= known.min() - 1e-5 and filled.max() <= known.max() + 1e-5
+    else:
+        assert filled.abs().max() == 0
