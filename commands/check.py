@@ -18,6 +18,12 @@ def add_inspect(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument(
         "--fps", type=Fraction, metavar="RATE", help="frame rate of a raw .h264/.hevc stream, such as 20 or 30000/1001"
     )
+    parser.add_argument(
+        "--overlay",
+        type=Path,
+        metavar="PNG",
+        help="draw where convert would find burnt-in text (clock, speed, place, logo)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -40,10 +46,18 @@ def _inspect(args: argparse.Namespace) -> int:
     from pipeline.describe import describe, describe_text
 
     facts = describe(args.file, fps=args.fps)
+    text = describe_text(facts)
+    if args.overlay is not None:
+        from pipeline.overlay_view import write_overlay_view
+
+        boxes = [[box.x, box.y, box.width, box.height] for box in write_overlay_view(args.file, args.overlay, args.fps)]
+        facts |= {"overlays": boxes}
+        places = "; ".join("x {} y {}, {}x{}".format(*box) for box in boxes)
+        text += f"\nburnt-in text: {places or 'none found'} (drawn into {args.overlay})"
     if args.json:
         print_json(facts)
     else:
-        sys.stdout.write(describe_text(facts) + "\n")
+        sys.stdout.write(text + "\n")
     return 0
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.color import OutputSpec, bt2020_to_bt709, pack, unpack_hdr
 from pipeline.overlay import OverlayBox, boxes_by_hand
 from pipeline.stages.overlay import OverlayGuard, fill, spread
 
@@ -183,3 +184,22 @@ def test_fill_stays_within_what_is_known(height: int, width: int, seed: int) -> 
         assert filled.min() >= known.min() - 1e-5 and filled.max() <= known.max() + 1e-5
     else:
         assert filled.abs().max() == 0
+
+
+def largest_channel(frames: Tensor) -> Tensor:
+    """Nits (H,W) of the largest channel after 4:2:0 of ten bits."""
+    planes = pack(frames, OutputSpec("pq", 203.0, 1000.0), torch.tensor([0]))
+    return bt2020_to_bt709(unpack_hdr(*planes, "pq"))[0].amax(dim=0)
+
+
+def test_white_text_on_a_warm_night_stays_at_white_after_4_2_0() -> None:
+    """The scene's chroma is in the text as 4:2:0 left it, so its red is recorded above white, and so it comes out if it is only clipped."""
+    cover = torch.from_numpy(text_cover("12:34 KM", 2))[None, None]
+    frames = light(ground(0.2)) * torch.tensor([1.5, 0.8, 0.3])[:, None, None]
+    frames = frames * (1 - cover) + torch.tensor([1.22, 0.86, 0.5])[:, None, None] * cover
+    guard = OverlayGuard(boxes_for("12:34 KM"))
+    hidden, matte = guard.hide(frames)
+    firm = (cover >= 1)[0, 0] & (matte >= 1)[0, 0]
+    assert firm.sum() > 50
+    assert float(largest_channel(frames.clamp(max=1))[firm].max()) > 1.1 * 203
+    assert float(largest_channel(guard.show(hidden, frames, hidden, matte))[firm].max()) < 1.1 * 203

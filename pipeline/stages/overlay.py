@@ -19,6 +19,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from pipeline.overlay import OverlayBox
 
+COLOURLESS = 0.35
+"""Text whose channels (square root of light) differ by less is white; chroma of the scene around it is in its colour as the codec left it."""
+
 CONTEXT_PX = 24
 """Picture around a box that the fill may take light from."""
 
@@ -133,6 +136,7 @@ class _Region:
             part = whole.view(box.height, box.width)[max(0, -box.y) :, max(0, -box.x) :]
             target[..., first_y:last_y, first_x:last_x] = part[: last_y - first_y, : last_x - first_x]
         self.text_px, self.kernel_px = box.text_px, kernel_px(box.text_px)
+        self.white = max(box.red, box.green, box.blue) - min(box.red, box.green, box.blue) < COLOURLESS
         self.smear_px = 1 if box.text_px < SMALL_TEXT_PX else SMEAR_PX
         self.color = torch.tensor([box.red, box.green, box.blue], dtype=torch.float32).view(1, 3, 1, 1)
         prior = torch.maximum(self.text, self.outline)
@@ -186,7 +190,8 @@ class OverlayGuard(nn.Module):
     def show(self, restored: Tensor, frames: Tensor, hidden: Tensor, matte: Tensor) -> Tensor:
         """Put the text back. restored: what the network made of `hidden`; frames: as given to `hide`. New tensor (N,3,H,W).
 
-        Text that was recorded above nominal white comes down to 1.0.
+        Text that was recorded above nominal white comes down to 1.0. White text and what lies right around it is made grey where something there
+        is above white: 4:2:0 video has one colour for four pixels, and that of the surroundings would lift red or blue of the text over white.
         """
         shown = restored.clone(memory_format=torch.contiguous_format)
         for region in self._placed(frames):
@@ -196,6 +201,8 @@ class OverlayGuard(nn.Module):
             touched = (filled != sdr).any(dim=1, keepdim=True) | (cover > 0)
             target = region.of(shown)
             target.copy_(torch.where(touched, kept + change, region.of(restored)))
+            if region.white:
+                target.copy_(_without_fringes(target, sdr, cover, region.inside))
         return shown
 
     def _placed(self, frames: Tensor) -> list[_Region]:
@@ -239,6 +246,15 @@ class OverlayGuard(nn.Module):
                 -spread(cover, 1), 1
             )  # where stroke and outline meet a pixel is neither, but graphics all the same
         return (torch.where(cover < COVERED / 2, 0.0, cover) * FIRM).clamp_(0, 1)
+
+
+def _without_fringes(light: Tensor, sdr: Tensor, cover: Tensor, inside: Tensor) -> Tensor:
+    """light, sdr (1,3,h,w), cover, inside (1,1,h,w) -> light, grey of the same luminance within SMEAR_PX of text where anything there is above 1.0."""
+    near = spread((cover >= COVERED).to(cover.dtype), SMEAR_PX) * inside
+    bright = (torch.maximum(light, sdr).amax(dim=1, keepdim=True) > 1).to(cover.dtype)
+    red, green, blue = light[:, 0:1], light[:, 1:2], light[:, 2:3]
+    grey = green + (red - green) * 0.2126 + (blue - green) * 0.0722
+    return torch.where(near * spread(near * bright, SMEAR_PX) > 0, grey, light)
 
 
 def cover_of(signal: Tensor, around: Tensor, color: Tensor) -> tuple[Tensor, Tensor]:
