@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STEPS = 32
-"""Shares are told in 32nds: what the network does everywhere (a few hundredths of a pixel's light) is 0, and files stay small."""
+STEPS = 16
+"""Shares are told in 16ths: what the network does everywhere (a few hundredths of a pixel's light) is 0, and files stay small."""
 LUMA_709 = (0.2126, 0.7152, 0.0722)
 
 
 def invented(sdr: Tensor, restored: Tensor) -> Tensor:
     """(N, 3, H, W) linear light before and after the network -> (N, H, W) uint8: 0 all camera, 255 all network.
 
-    The share is |a - b| / max(a, b) of their luminances a and b (BT.709), in 32nds. Negative light counts as none.
+    The share is |a - b| / max(a, b) of their luminances a and b (BT.709), in 16ths. Negative light counts as none.
     """
     before, after = _luminance(sdr), _luminance(restored)
     share = (after - before).abs_().div_(torch.maximum(before, after).clamp_(min=1e-6))
