@@ -120,12 +120,14 @@ class ExtrasConfig:
     hdr10plus: OUTPUT.hdr10plus.json, dynamic metadata (ST 2094-40) for hdr10plus_tool
     evidence: OUTPUT.evidence.json, hashes of source, model, settings and result, and what was counted
     report: OUTPUT.report.html, the conversion in pictures and curves
+    frames: every frame as a picture file: png16 (linear, 65535 = peak_nits), png16pq (PQ, BT.2020) or exr (half float, 1.0 = SDR white)
     """
 
     mask: bool = False
     hdr10plus: bool = False
     evidence: bool = False
     report: bool = False
+    frames: str = "none"
 
 
 @dataclass
@@ -184,6 +186,7 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
     "input.decoder": ("software", "nvdec"),
     "reconstruct.scale": (1, 0.5),
     "output.transfer": ("pq", "hlg"),
+    "extras.frames": ("none", "png16", "png16pq", "exr"),
     "output.codec": ("hevc", "av1"),
     "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc"),
     "output.container": ("auto", "mp4", "mov", "mkv"),
@@ -191,7 +194,7 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
 
 RANGES: dict[str, tuple[float, float]] = {
     "denoise.strength": (0, 2),
-    "temporal.radius": (0, 5),
+    "temporal.radius": (0, 3),
     "grade.exposure_stops": (-4, 4),
     "grade.highlights": (0, 2),
     "grade.saturation": (0, 2),

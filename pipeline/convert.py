@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from pipeline.assemble import TrackSpans, assemble
 from pipeline.encode import publish
 from pipeline.errors import ConversionError, InputError, SunvisorError
 from pipeline.extras import Finished, extra_paths, write_extras
+from pipeline.frame_files import refuse_frames
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
 from pipeline.light import LightLevels
-from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work
+from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work, rate_asked, work_folder
+from pipeline.sequence import Run, wrap
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
 from pipeline.streams import plan_copies
@@ -259,18 +262,31 @@ def _provenance_of(output: Path) -> dict[str, Any]:
         return {}
 
 
-def start(source: Path, output: Path, config: Config, *, overwrite: bool = False) -> Conversion | FileReport:
+def start(
+    source: Path,
+    output: Path,
+    config: Config,
+    *,
+    overwrite: bool = False,
+    run: Run | None = None,
+    frames: tuple[Path, ...] = (),
+) -> Conversion | FileReport:
     """Plan a conversion and open its work folder; a FileReport comes back instead when the output is there already.
 
     Raises InputError when the source cannot be converted, or another file stands where the output would.
     """
     check_output(source, output)
+    with no_space_named(output.parent):
+        source, config = (source, config) if run is None else wrapped(run, work_folder(output), config)
     stamp = _stamp(source)
-    prepared = make_plan(source, output, config)
-    if output.exists():
+    prepared = make_plan(source, output, config, frames)
+    if not output.exists():
+        refuse_frames(prepared.frames, overwrite=overwrite)
+    else:
         earlier = _provenance_of(output)
         same = earlier.get("identity") == prepared.plan.identity()
-        if same and all(path.exists() for paths in extra_paths(prepared).values() for path in paths):
+        beside = [*prepared.frames, *(path for paths in extra_paths(prepared).values() for path in paths)]
+        if same and all(path.exists() for path in beside):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 WorkLock(prepared.workdir).remove_folder()
             return FileReport(
@@ -290,6 +306,20 @@ def start(source: Path, output: Path, config: Config, *, overwrite: bool = False
     with no_space_named(prepared.workdir):
         lock, done = open_work(prepared)
     return Conversion(prepared, lock, done, stamp)
+
+
+def wrapped(run: Run, folder: Path, config: Config) -> tuple[Path, Config]:
+    """The file that stands for a run of pictures, made in `folder`, and the settings that it is converted with: pictures are sRGB."""
+    rate = run.rate(rate_asked(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        source = wrap(run, rate, folder / "pictures.mov")
+    except InputError:
+        with suppress(OSError):  # an earlier run's spans are in there
+            folder.rmdir()
+        raise
+    transfer = "srgb" if config.input.transfer == "auto" else config.input.transfer
+    return source, dataclasses.replace(config, input=dataclasses.replace(config.input, fps="auto", transfer=transfer))
 
 
 def convert(

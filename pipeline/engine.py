@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.deform_conv import choose_backend
 from models.model import Model
-from pipeline import light
+from pipeline import frame_files, light
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout, pack, unpack
 from pipeline.errors import ConversionError, InputError
 from pipeline.frame_stats import FrameStats, measure_frame, restored_share
@@ -47,6 +47,7 @@ class PackedFrame:
     mean_luma: float
     mask: Tensor | None = None
     stats: FrameStats | None = None
+    linear: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class Engine:
         shares = [restored_share(*pair) for pair in zip(sdr, frames, strict=True)] if "stats" in self._beside else []
         for stage in self._after:
             frames = stage(frames)
+        linear = frames.cpu() if self._beside & frame_files.ENDINGS.keys() else [None] * len(frames)
         numbers = torch.arange(first_frame, first_frame + len(frames))
         y, u, v = (plane.cpu() for plane in pack(frames, self.out, numbers))
         transfer = self.out.transfer
@@ -175,8 +177,8 @@ class Engine:
         else:
             levels, stats = light.measure(y, u, v, transfer), [None] * len(frames)
         return [
-            PackedFrame(*planes, level, mean_luma(planes[0]), mask, one)
-            for *planes, level, mask, one in zip(y, u, v, levels, masks, stats, strict=True)
+            PackedFrame(*planes, level, mean_luma(planes[0]), mask, one, light_of_it)
+            for *planes, level, mask, one, light_of_it in zip(y, u, v, levels, masks, stats, linear, strict=True)
         ]
 
     def _upload(self, plane: Tensor) -> Tensor:

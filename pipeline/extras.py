@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import frame_stats
+from pipeline import frame_files, frame_stats
 from pipeline.encode import publish
 from pipeline.evidence import TrackEvidence, manifest, manifest_path, write_manifest
 from pipeline.hdr10plus import json_path, write_json
@@ -65,6 +65,9 @@ def write_extras(finished: Finished) -> None:
         _write_mask(finished, number, path)
     for number, path in enumerate(extras.get("hdr10plus", [])):
         write_json(path, finished.stats(number), transfer=prepared.plan.out.transfer)
+    for kind in frame_files.ENDINGS.keys() & set(prepared.plan.extras):
+        files = [prepared.workdir / line["beside"][kind]["file"] for line in finished.of_track(0)]
+        frame_files.unpack_frames(files, prepared.frames)
     if "evidence" in extras:
         beside = {
             f"{name}{f' {number}' if number else ''}": path

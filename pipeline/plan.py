@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import frame_files
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.decode import packets_needed
 from pipeline.encoder_choice import EncoderChoice
@@ -139,9 +140,9 @@ def busy_stages(track: Track) -> frozenset[str]:
 
 
 def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
-    """What spans write beside their video for these extras: "mask" and "stats" (pipeline/frame_stats.py)."""
-    mask = {"mask"} & set(extras)
-    return frozenset(mask | ({"stats"} if set(extras) - {"mask"} else set()))
+    """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, and "stats" (pipeline/frame_stats.py)."""
+    own = {"mask", *frame_files.ENDINGS} & set(extras)
+    return frozenset(own | ({"stats"} if set(extras) - own else set()))
 
 
 def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:

@@ -29,6 +29,9 @@ def frame_planes(frame: av.VideoFrame) -> tuple[torch.Tensor, ...]:
     name = frame.format.name
     if name in _INTERLEAVED:
         return _split(frame, *_INTERLEAVED[name])
+    if name == "rgb24":
+        pixels = _rows(frame.planes[0], False, frame.height)[:, : 3 * frame.width]
+        return pixels[:, 1::3], pixels[:, 2::3], pixels[:, 0::3]
     layout = LAYOUTS[name]
     count = 1 if layout.chroma == "gray" else 3
     return tuple(_plane(plane, layout.bit_depth > 8) for plane in frame.planes[:count])

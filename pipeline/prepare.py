@@ -15,6 +15,7 @@ from pipeline import engine as engines
 from pipeline.color import OutputSpec
 from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
+from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex, build_index
 from pipeline.ledger import Ledger, WorkLock, files_of
 from pipeline.plan import (
@@ -36,6 +37,8 @@ AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base"
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
+BYTES_A_PIXEL_OF_A_FRAME = 6
+"""Of a picture with 16 bits a channel, before compression, which noise defeats."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Prepared:
     fps: Fraction | None
     color_overrides: dict[str, str]
     settings: dict[str, Any]
+    frames: tuple[Path, ...] = ()
 
     @property
     def workdir(self) -> Path:
@@ -94,7 +98,7 @@ def check_output(source: Path, output: Path) -> None:
         ) from error
 
 
-def make_plan(source: Path, output: Path, config: Config) -> Prepared:
+def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ...] = ()) -> Prepared:
     """Probe and index the source and resolve every `auto`. Writes nothing.
 
     Raises InputError with one sentence when the source cannot be converted as asked.
@@ -133,6 +137,7 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         indices.append(index)
         tracks.append(track)
         warnings += notes
+    kinds = () if config.extras.frames == "none" else (config.extras.frames,)
     plan = Plan(
         version=PLAN_VERSION,
         source=str(source.resolve()),
@@ -156,9 +161,11 @@ def make_plan(source: Path, output: Path, config: Config) -> Prepared:
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
         stage_options={"grade": _grade_options(config)},
-        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted),
+        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds,
     )
-    return Prepared(source, output, info, plan, tuple(indices), fps, overrides, result_settings(config))
+    if kinds and not frames:
+        frames = frame_paths(output, tracks[0].frames, *kinds)
+    return Prepared(source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames)
 
 
 def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
@@ -221,7 +228,8 @@ def disk_need_bytes(prepared: Prepared) -> int:
     """
     pixels = sum(track.width * track.height * track.frames for track in prepared.plan.tracks)
     bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - prepared.plan.encoder.crf) / 6)
-    return round(2 * pixels * bits_a_pixel / 8) + prepared.plan.source_bytes + 1_000_000
+    pictures = 2 * BYTES_A_PIXEL_OF_A_FRAME * pixels if prepared.frames else 0
+    return round(2 * pixels * bits_a_pixel / 8) + pictures + prepared.plan.source_bytes + 1_000_000
 
 
 def _chosen_streams(info: VideoInfo, config: Config) -> list[StreamInfo]:
@@ -263,11 +271,17 @@ def _choose_precision(wanted: str, device: str, model: Model) -> str:
 
 
 def _rate_asked(config: Config, info: VideoInfo) -> Fraction | None:
+    rate = rate_asked(config)
+    if rate is None and info.has_no_clock:
+        raise InputError(
+            f"{info.path}: a raw stream has no timestamps; say its frame rate, for example --fps 20 or --fps 30000/1001."
+        )
+    return rate
+
+
+def rate_asked(config: Config) -> Fraction | None:
+    """`input.fps`, None where it is auto. Raises InputError when it is no legal rate."""
     if config.input.fps == "auto":
-        if info.has_no_clock:
-            raise InputError(
-                f"{info.path}: a raw stream has no timestamps; say its frame rate, for example --fps 20 or --fps 30000/1001."
-            )
         return None
     try:
         rate = Fraction(config.input.fps)

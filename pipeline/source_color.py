@@ -56,7 +56,7 @@ _SDR_TRANSFERS = frozenset(TRANSFER_NAMES.values()) - {
 
 
 def _layouts() -> dict[str, PixelLayout]:
-    table = {"gray": PixelLayout("gray", 8), "gbrp": PixelLayout("444", 8)}
+    table = {"gray": PixelLayout("gray", 8), "gbrp": PixelLayout("444", 8), "rgb24": PixelLayout("444", 8)}
     for chroma in ("420", "422", "444", "440", "411", "410"):
         table[f"yuv{chroma}p"] = PixelLayout(chroma, 8)
     for chroma in ("420", "422", "444", "440", "411"):
@@ -79,7 +79,7 @@ def _layouts() -> dict[str, PixelLayout]:
 
 
 LAYOUTS = _layouts()
-"""Pixel formats that are read: FFmpeg's name -> shape of the planes that decode hands out. gbrp comes as the planes G, B, R."""
+"""Pixel formats that are read: FFmpeg's name -> shape of the planes that decode hands out. gbrp and rgb24 come as the planes G, B, R."""
 
 
 def hdr_reason(
@@ -129,7 +129,7 @@ def resolve_color(
     def settle(field: str, value: str, reason: str) -> None:
         values[field], reasons[field] = value, reason
 
-    is_rgb = pix_fmt.startswith("gbrp")
+    is_rgb = pix_fmt == "rgb24" or pix_fmt.startswith("gbrp")
     layout = LAYOUTS[pix_fmt]
     by_height = "bt709" if height >= 720 else "bt601"
     rule = f"not tagged; {height} lines, and {'720 or more are' if height >= 720 else 'fewer than 720 are'}"

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline import frame_stats
+from pipeline import frame_files, frame_stats
 from pipeline.choice import Choice
 from pipeline.cuda_engine import CudaEngine
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
@@ -41,7 +41,7 @@ from pipeline.span import Span
 
 PLAN_NAME = "plan.json"
 QUEUE_FRAMES = 4
-ENDINGS = {"mask": SUFFIX, "stats": ".stats.npy"}
+ENDINGS = {"mask": SUFFIX, "stats": ".stats.npy"} | {kind: f".{kind}.zip" for kind in frame_files.ENDINGS}
 
 Item = TypeVar("Item")
 
@@ -155,7 +155,7 @@ class _SpanWork:
         packed: queue.Queue[PackedFrame | None] = queue.Queue(QUEUE_FRAMES)
         helpers = [
             threading.Thread(target=self._guard, args=(self._decode, decoded), name="decode"),
-            threading.Thread(target=self._guard, args=(self._encode, packed, path, beside.get("mask")), name="encode"),
+            threading.Thread(target=self._guard, args=(self._encode, packed, path, beside), name="encode"),
         ]
         for thread in helpers:
             thread.start()
@@ -262,7 +262,7 @@ class _SpanWork:
             self._put(out, frame)
         self.on_frames(len(self.levels))
 
-    def _encode(self, source: queue.Queue[PackedFrame | None], path: Path, mask_path: Path | None) -> None:
+    def _encode(self, source: queue.Queue[PackedFrame | None], path: Path, beside: dict[str, Path]) -> None:
         frame = self._get(source)
         if frame is None:
             return
@@ -281,7 +281,12 @@ class _SpanWork:
                     on_gpu=frame.y.is_cuda,
                 )
             )
-            masks = files.enter_context(MaskWriter(mask_path, **shape, rate=self.track.rate)) if mask_path else None
+            masks = pictures = None
+            if "mask" in beside:
+                masks = files.enter_context(MaskWriter(beside["mask"], **shape, rate=self.track.rate))
+            for kind in beside.keys() & frame_files.ENDINGS.keys():
+                nits = {"white_nits": self.plan.out.white_nits, "peak_nits": self.plan.out.peak_nits}
+                pictures = files.enter_context(frame_files.FrameWriter(beside[kind], kind, **nits))
             for pts, duration in zip(self.relative_pts, self.durations, strict=True):
                 if frame is None:
                     return
@@ -289,6 +294,8 @@ class _SpanWork:
                 encoder.write(frame.y, frame.u, frame.v, pts, duration)
                 if masks is not None:
                     masks.write(frame.mask, pts, duration)
+                if pictures is not None:
+                    pictures.write(frame.linear)
                 self.busy["encode"] += time.monotonic() - started
                 frame = self._get(source)
 

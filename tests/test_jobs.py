@@ -86,3 +86,114 @@ def test_a_glob_over_folders_is_mirrored_from_its_first_wildcard(tmp_path: Path)
 def test_an_output_of_unknown_kind_is_refused(card: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must end in one of \.mp4"):
         find_jobs([str(card / "a.mp4")], tmp_path / "out.avi")
+
+
+CITY = "{tree}/val/ulm/ulm_{sequence:06d}_{frame:06d}_{name}"
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Path:
+    """A Cityscapes-like root: two cameras, and the trees that are not to be touched."""
+    root = tmp_path / "cityscapes"
+    for sequence, frame in ((0, 0), (0, 1), (0, 2), (1, 7)):
+        for tree, ending in (
+            ("leftImg8bit_sequence", "leftImg8bit.png"),
+            ("rightImg8bit_sequence", "rightImg8bit.png"),
+            ("disparity_sequence", "disparity.png"),
+            ("gtFine", "gtFine_labelIds.png"),
+            ("gtCoarse", "gtCoarse_polygons.json"),
+            ("camera", "camera.json"),
+            ("vehicle_sequence", "vehicle.json"),
+            ("timestamp_sequence", "timestamp.txt"),
+        ):
+            path = root / CITY.format(tree=tree, sequence=sequence, frame=frame, name=ending)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    (root / "disparity_sequence" / "0001.png").write_bytes(b"x")
+    (root / "README").write_bytes(b"x")
+    return root
+
+
+def test_a_cityscapes_root_gives_one_video_a_run_and_leaves_labels_alone(city: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    jobs, skipped = find_jobs([str(city)], out)
+    assert {job.output.relative_to(out).as_posix(): len(job.run.files) for job in jobs} == {
+        "leftImg8bit_sequence/val/ulm/ulm_000000_000000_leftImg8bit.mp4": 3,
+        "leftImg8bit_sequence/val/ulm/ulm_000001_000007_leftImg8bit.mp4": 1,
+        "rightImg8bit_sequence/val/ulm/ulm_000000_000000_rightImg8bit.mp4": 3,
+        "rightImg8bit_sequence/val/ulm/ulm_000001_000007_rightImg8bit.mp4": 1,
+    }
+    assert all(job.source == job.run.files[0] and job.frames == () and job.source_bytes for job in jobs)
+    assert [path.relative_to(city).as_posix() for path in skipped] == [
+        "README",
+        "camera",
+        "disparity_sequence",
+        "gtCoarse",
+        "gtFine",
+        "timestamp_sequence",
+        "vehicle_sequence",
+    ]
+
+
+@pytest.mark.parametrize(("frames", "ending"), [("png16", "png"), ("exr", "exr")])
+def test_frames_of_cityscapes_have_the_same_names_with_16bit(
+    city: Path, tmp_path: Path, frames: str, ending: str
+) -> None:
+    out = tmp_path / "out"
+    jobs, _ = find_jobs([str(city)], out, "auto", frames)
+    sources = sorted(path for path in city.rglob("*Img8bit.png"))
+    wanted = {
+        path.relative_to(city).as_posix().replace("Img8bit", "Img16bit").replace(".png", f".{ending}")
+        for path in sources
+    }
+    assert {path.relative_to(out).as_posix() for job in jobs for path in job.frames} == wanted and len(wanted) == 8
+    assert all(job.output.is_relative_to(out / "video" / job.source.parts[-4]) for job in jobs)
+    for job in jobs:
+        assert [path.stem.replace("16bit", "8bit") for path in job.frames] == [path.stem for path in job.run.files]
+
+
+def test_a_part_of_a_tree_is_mirrored_below_itself(city: Path, tmp_path: Path) -> None:
+    jobs, skipped = find_jobs([str(city / "leftImg8bit_sequence" / "val")], tmp_path / "out", "mkv", "png16")
+    assert jobs[0].output == tmp_path / "out/video/ulm/ulm_000000_000000_leftImg8bit.mkv"
+    assert jobs[0].frames[0] == tmp_path / "out/ulm/ulm_000000_000000_leftImg16bit.png"
+    assert not skipped
+
+
+def numbered(folder: Path, count: int = 3) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"img_{number:04d}.jpg").write_bytes(b"x")
+    return folder
+
+
+def test_a_folder_of_numbered_pictures_is_a_run(tmp_path: Path) -> None:
+    folder = numbered(tmp_path / "in" / "trip")
+    (job,), _ = find_jobs([str(tmp_path / "in")], tmp_path / "out")
+    assert job.output == tmp_path / "out/trip/img_0000.mp4" and len(job.run.files) == 3
+    (job,), _ = find_jobs([str(folder)], tmp_path / "trip.mov", "auto", "exr")
+    assert job.output == tmp_path / "trip.mov"
+    assert [path.relative_to(tmp_path).as_posix() for path in job.frames][-1] == "trip_frames/img_0002.exr"
+    by_glob, _ = find_jobs([str(folder / "*.jpg")], tmp_path / "trip.mov")
+    by_words, _ = find_jobs([str(path) for path in sorted(folder.iterdir())], tmp_path / "trip.mov")
+    assert by_glob[0].run == by_words[0].run == job.run
+
+
+def test_snapshots_beside_videos_are_left_alone(card: Path, tmp_path: Path) -> None:
+    numbered(card / "photos")
+    jobs, skipped = find_jobs([str(card)], tmp_path / "out")
+    assert len(jobs) == 3 and all(job.run is None for job in jobs)
+    assert sum(path.suffix == ".jpg" for path in skipped) == 3
+    jobs, _ = find_jobs([str(card / "a.mp4"), str(card / "photos")], tmp_path / "out", "auto", "png16")
+    assert [job.output.relative_to(tmp_path / "out").as_posix() for job in jobs] == ["a.mp4", "video/img_0000.mp4"]
+
+
+def test_no_result_is_written_over_a_source_or_another_result(tmp_path: Path) -> None:
+    folder = numbered(tmp_path / "in")
+    for path in list(folder.iterdir()):
+        path.with_suffix(".png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"in/img_0000\.png: a result would be written over its source"):
+        find_jobs([str(folder)], folder, "auto", "png16")
+    with pytest.raises(InputError, match=r"out/img_0000\.png: two pictures would be written here"):
+        find_jobs([str(folder)], tmp_path / "out", "auto", "png16")
+    jobs, _ = find_jobs([str(folder)], tmp_path / "out")
+    assert sorted(job.output.name for job in jobs) == ["img_0000.jpg.mp4", "img_0000.png.mp4"]

@@ -183,13 +183,13 @@ def test_unsupported_pixel_format_lists_the_legal_ones(tmp_path: Path) -> None:
             "-c:v",
             "qtrle",
             "-pix_fmt",
-            "rgb24",
+            "argb",
             str(path),
         ],
         check=True,
     )
     with pytest.raises(
-        InputError, match="pixel format 'rgb24' of stream 0 is not supported; legal are gray, gbrp, yuv420p"
+        InputError, match="pixel format 'argb' of stream 0 is not supported; legal are gray, gbrp, rgb24, yuv420p"
     ):
         probe(path)
 

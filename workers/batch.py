@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 import traceback
 from collections import deque
@@ -66,7 +67,9 @@ def plan_batch(jobs: list[Job], config: Config) -> tuple[list[Prepared], list[Fi
     for job in jobs:
         try:
             refuse_output(job.source, job.output)
-            plans.append(make_plan(job.source, job.output, config))
+            with tempfile.TemporaryDirectory() as folder:
+                told = (job.source, config) if job.run is None else conversions.wrapped(job.run, Path(folder), config)
+                plans.append(make_plan(told[0], job.output, told[1], job.frames))
         except SunvisorError as error:
             refused.append(_failure(job, error))
     return plans, refused
@@ -77,7 +80,7 @@ def run_batch(jobs: list[Job], config: Config, *, overwrite: bool = False) -> Ba
 
     The first Ctrl-C finishes the running spans, the second stops; what is finished is kept either way.
     """
-    sizes = {job: job.source.stat().st_size if job.source.is_file() else 0 for job in jobs}
+    sizes = {job: job.source_bytes for job in jobs}
     with ProgressDisplay(source_bytes=list(sizes.values())) as progress:
         batch = _Batch(jobs, config, progress, overwrite, sizes)
         try:
@@ -144,7 +147,9 @@ class _Batch:
         while self._todo:
             job = self._todo[0]
             try:
-                opened = conversions.start(job.source, job.output, self._config, overwrite=self._overwrite)
+                opened = conversions.start(
+                    job.source, job.output, self._config, overwrite=self._overwrite, run=job.run, frames=job.frames
+                )
             except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
                 opened = self._report_of(job, error, job.output.parent)
             if isinstance(opened, FileReport):
