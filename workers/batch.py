@@ -286,6 +286,7 @@ class _Batch:
             report = self._report_of(job, error, conversion.workdir)
         finally:
             conversion.close()
+        report.source = str(job.source)
         self._reports[job] = report
         del self._active[folder]
         self._progress.finish_video(folder, report.error or f"{report.status}: {job.output}")
