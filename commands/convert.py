@@ -106,7 +106,9 @@ def _convert(args: argparse.Namespace) -> int:
     else:
         print_results(console, batch.files)
         for path in skipped:
-            console.print(f"{path}: skipped: neither a video by its name nor pictures to convert", markup=False, soft_wrap=True)
+            console.print(
+                f"{path}: skipped: neither a video by its name nor pictures to convert", markup=False, soft_wrap=True
+            )
     return batch.exit_code
 
 
