@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.assemble import TrackSpans, assemble
 from pipeline.encode import publish
 from pipeline.errors import ConversionError, InputError, SunvisorError
 from pipeline.extras import Finished, extra_paths, write_extras
+from pipeline.file_report import FileReport
 from pipeline.frame_files import refuse_frames
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
@@ -29,33 +29,6 @@ from pipeline.version import VERSION
 
 WriteReport = Callable[[Finished, Path], None]
 """Writes the report of a finished conversion to a path."""
-
-
-@dataclass
-class FileReport:
-    """What became of one file. status: "done", "already done", "planned", "failed", "refused" or "interrupted"."""
-
-    source: str
-    output: str
-    status: str
-    frames: int = 0
-    spans_done: int = 0
-    spans_reused: int = 0
-    seconds: float = 0.0
-    max_cll_nits: int | None = None
-    max_fall_nits: int | None = None
-    restores_highlights: bool = False
-    repeated_frames: int = 0
-    redone_in_float32: int = 0
-    streams: list[dict[str, Any]] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    error: str | None = None
-    exit_code: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for --json."""
-        return dataclasses.asdict(self)
 
 
 class Conversion:
@@ -183,6 +156,7 @@ class Conversion:
             max_cll_nits=light.max_cll_nits,
             max_fall_nits=light.max_fall_nits,
             restores_highlights=plan.model_restores_highlights,
+            stages=list(plan.stages),
             repeated_frames=repeated,
             redone_in_float32=redone,
             streams=[dataclasses.asdict(copy) for copy in copies],

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from configs.schema import Config, load_config
 from pipeline import convert as conversions
-from pipeline.convert import FileReport, convert, start
+from pipeline.convert import convert, start
 from pipeline.encode import SpanEncoder
 from pipeline.errors import InputError
+from pipeline.file_report import FileReport
 from pipeline.prepare import auto_checkpoint
 from pipeline.span_job import run_span
 from pipeline.verify import read_provenance, verify

@@ -15,8 +15,9 @@ import pytest
 
 from configs.schema import load_config
 from pipeline.color import bt2020_to_bt709, unpack_hdr
-from pipeline.convert import FileReport, convert
+from pipeline.convert import convert
 from pipeline.errors import ConversionError, InputError
+from pipeline.file_report import FileReport
 from pipeline.planes import frame_planes
 from pipeline.verify import read_provenance, verify
 from tests import oracles

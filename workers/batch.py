@@ -17,8 +17,9 @@ import torch
 from configs.schema import Config
 from pipeline import convert as conversions
 from pipeline import engine as engines
-from pipeline.convert import Conversion, FileReport
+from pipeline.convert import Conversion
 from pipeline.errors import ConversionError, InputError, SunvisorError
+from pipeline.file_report import FileReport
 from pipeline.prepare import Prepared, make_plan, refuse_output
 from reporting.conversion import report_conversion
 from workers.cluster import Cluster, connect
