@@ -32,7 +32,7 @@ def convert_and_score(drives: list[Path], model: str) -> Scores:
     """Drive name -> figure -> value, of one model."""
     with tempfile.TemporaryDirectory(prefix="sunvisor-drives-") as folder:
         jobs = [Job(drive / "sdr.mp4", Path(folder) / f"{drive.name}.mp4") for drive in drives]
-        batch = run_batch(jobs, load_config(overrides=[f"model={model}"]))
+        batch = run_batch(jobs, load_config("dashcam", None, [f"model={model}"]))
         if batch.exit_code:
             raise SunvisorError(next(report.error for report in batch.files if report.error) or "a drive failed")
         found = {}
@@ -74,7 +74,7 @@ def main() -> None:
     if not drives:
         raise InputError(f"{args.drives}: no drive (a folder with sdr.mp4 and gt.npz) in it.")
     results = {model: convert_and_score(drives, model) for model in args.models}
-    header = f"{len(drives)} virtual drives, converted by `convert` with the dashcam defaults, scored at 1000 nits."
+    header = f"{len(drives)} virtual drives, converted by `convert` with the profile dashcam, scored at 1000 nits."
     write_results(args.output, "drives", table(results, header), {"header": header, "results": results})
     sys.stdout.write(table(results, header))
 
