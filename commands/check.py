@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from commands.shared import add_command, print_json
+from pipeline.errors import InputError
 
 
 def add_inspect(commands: Any) -> None:  # noqa: ANN401
@@ -36,7 +39,7 @@ def add_verify(commands: Any) -> None:  # noqa: ANN401
         "Check that OUTPUT is a true conversion of SOURCE.",
         "Exit code 0 when every check holds, 1 when one fails.",
     )
-    parser.add_argument("source", type=Path, help="the SDR video")
+    parser.add_argument("source", type=Path, help="the SDR video, or the folder of pictures (or the first picture)")
     parser.add_argument("output", type=Path, help="the HDR video made from it")
     parser.add_argument("--full", action="store_true", help="decode every frame and measure its light")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -64,7 +67,9 @@ def _inspect(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
-    report = verify(args.source, args.output, full=args.full)
+    with TemporaryDirectory() as folder:
+        source = _as_video(args.source, args.output, Path(folder))
+        report = replace(verify(source, args.output, full=args.full), source=str(args.source))
     if args.json:
         print_json(report.to_dict())
     else:
@@ -73,3 +78,23 @@ def _verify(args: argparse.Namespace) -> int:
             sys.stdout.write(f"{'ok  ' if check.ok else 'FAIL'} {told}\n")
         sys.stdout.write("verified\n" if report.ok else "not a true conversion\n")
     return 0 if report.ok else 1
+
+
+def _as_video(source: Path, output: Path, folder: Path) -> Path:
+    """The source itself; for numbered pictures the file that stands for them, made in `folder` with the output's frame rate."""
+    from pipeline.sequence import find_runs, is_picture, run_of, wrap
+    from pipeline.source import open_source
+
+    if source.is_dir():
+        runs = find_runs(source)
+        if len(runs) > 1:
+            first = ", ".join(str(run.files[0]) for run in runs[:5])
+            raise InputError(f"{source}: holds {len(runs)} runs of pictures; name the first picture of one: {first}.")
+        run = runs[0]
+    elif source.is_file() and is_picture(source):
+        run = run_of(source)
+    else:
+        return source
+    with open_source(output) as made:
+        rate = made.streams.video[0].average_rate if made.streams.video else None
+    return wrap(run, run.rate(rate), folder / "pictures.mov")

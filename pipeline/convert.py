@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline.extras import Finished, extra_paths, write_extras
 from pipeline.file_report import FileReport
 from pipeline.frame_files import refuse_frames
 from pipeline.hdr10 import ContentLight, MasteringDisplay
-from pipeline.ledger import Ledger, WorkLock
+from pipeline.ledger import LOCK_NAME, Ledger, WorkLock
 from pipeline.light import LightLevels
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work, rate_asked, work_folder
 from pipeline.sequence import Run, wrap
@@ -26,6 +25,9 @@ from pipeline.span_job import no_space_named, run_span
 from pipeline.streams import plan_copies
 from pipeline.verify import PROVENANCE_KEY, read_provenance, verify
 from pipeline.version import VERSION
+
+WRAPPED_NAME = "pictures.mov"
+"""The file in the work folder that stands for a run of pictures."""
 
 WriteReport = Callable[[Finished, Path], None]
 """Writes the report of a finished conversion to a path."""
@@ -250,8 +252,26 @@ def start(
     Raises InputError when the source cannot be converted, or another file stands where the output would.
     """
     check_output(source, output)
+    if run is None:
+        return _started(source, output, config, overwrite, frames, None)
     with no_space_named(output.parent):
-        source, config = (source, config) if run is None else wrapped(run, work_folder(output), config)
+        lock = WorkLock(work_folder(output))  # first, as the pictures are wrapped into its folder
+    try:
+        with no_space_named(output.parent):
+            source, config = wrapped(run, work_folder(output), config)
+        return _started(source, output, config, overwrite, frames, lock)
+    except BaseException:
+        if {path.name for path in work_folder(output).iterdir()} <= {LOCK_NAME, WRAPPED_NAME}:
+            lock.remove_folder()
+        else:  # an earlier run's spans are in there
+            lock.release()
+        raise
+
+
+def _started(
+    source: Path, output: Path, config: Config, overwrite: bool, frames: tuple[Path, ...], lock: WorkLock | None
+) -> Conversion | FileReport:
+    """`start` of a video file. lock: of the work folder, where the caller has it already."""
     stamp = _stamp(source)
     prepared = make_plan(source, output, config, frames)
     if not output.exists():
@@ -262,7 +282,7 @@ def start(
         beside = [*prepared.frames, *(path for paths in extra_paths(prepared).values() for path in paths)]
         if same and all(path.exists() for path in beside):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
-                WorkLock(prepared.workdir).remove_folder()
+                (lock or WorkLock(prepared.workdir)).remove_folder()
             return FileReport(
                 str(source),
                 str(output),
@@ -278,20 +298,14 @@ def start(
             )
     check_space(prepared)
     with no_space_named(prepared.workdir):
-        lock, done = open_work(prepared)
+        lock, done = open_work(prepared, lock)
     return Conversion(prepared, lock, done, stamp)
 
 
 def wrapped(run: Run, folder: Path, config: Config) -> tuple[Path, Config]:
     """The file that stands for a run of pictures, made in `folder`, and the settings that it is converted with: pictures are sRGB."""
     rate = run.rate(rate_asked(config))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        source = wrap(run, rate, folder / "pictures.mov")
-    except InputError:
-        with suppress(OSError):  # an earlier run's spans are in there
-            folder.rmdir()
-        raise
+    source = wrap(run, rate, folder / WRAPPED_NAME)
     transfer = "srgb" if config.input.transfer == "auto" else config.input.transfer
     return source, dataclasses.replace(config, input=dataclasses.replace(config.input, fps="auto", transfer=transfer))
 

@@ -168,17 +168,19 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
     return Prepared(source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames)
 
 
-def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
+def open_work(prepared: Prepared, lock: WorkLock | None = None) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
     """Lock the work folder, write plan and indices, and find what is done already.
 
+    lock: of that folder, where the caller has it already
     Returns the lock and the ledger lines of finished spans by (track, span). Span files of other plans are removed.
     """
     folder = prepared.workdir
-    lock = WorkLock(folder)
+    held = lock or WorkLock(folder)
     try:
-        return lock, _refresh_work(prepared, folder)
+        return held, _refresh_work(prepared, folder)
     except BaseException:
-        lock.release()
+        if lock is None:
+            held.release()
         raise
 
 

@@ -119,6 +119,11 @@ def find_runs(folder: Path) -> list[Run]:
     return runs
 
 
+def run_of(picture: Path) -> Run:
+    """The run in its folder that a picture belongs to."""
+    return next(run for run in group_runs(picture.parent.iterdir()) if picture in run.files)
+
+
 def wrap(run: Run, fps: Fraction, target: Path) -> Path:
     """Write the pictures of a run as the packets of a QuickTime file, picture k at k / fps seconds exactly; returns target.
 

@@ -16,12 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.schema import load_config
+from pipeline.convert import Conversion, start
 from pipeline.decode import decode_span
 from pipeline.errors import InputError
 from pipeline.index import build_index
 from pipeline.probe import probe, read_color
 from pipeline.sequence import CITYSCAPES_FPS, Run, find_runs, group_runs, wrap
 from pipeline.span import Span
+from pipeline.span_job import run_span
+from run_pipeline import main
 
 WIDTH, HEIGHT = 96, 64
 
@@ -194,3 +198,48 @@ def test_an_empty_folder_is_told(tmp_path: Path) -> None:
     write(tmp_path / ".thumbs" / "0001.png", pixels(0))
     with pytest.raises(InputError, match="no numbered picture there"):
         find_runs(tmp_path)
+
+
+def test_a_second_driver_leaves_the_pictures_of_the_first_alone(tmp_path: Path) -> None:
+    """The file that stands for the pictures is made inside the lock: written anew, the first driver would find its source changed."""
+    run = run_of(tmp_path / "in")
+    config = load_config("cityscapes", None, ["model=neutral", "input.fps=10"])
+    output = tmp_path / "o.mp4"
+    first = start(run.files[0], output, config, run=run)
+    assert isinstance(first, Conversion)
+    before = (first.workdir / "pictures.mov").stat()
+    with pytest.raises(InputError, match="another Sunvisor is working on this output"):
+        start(run.files[0], output, config, run=run)
+    assert (first.workdir / "pictures.mov").stat() == before
+    first.close()
+
+
+def test_pictures_that_cannot_be_converted_leave_no_work_folder(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "in")
+    run.files[2].write_bytes(run.files[2].read_bytes()[:-30])
+    with pytest.raises(InputError, match="not a whole PNG"):
+        start(
+            run.files[0],
+            tmp_path / "o.mp4",
+            load_config("cityscapes", None, ["model=neutral", "input.fps=10"]),
+            run=run,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("named", ["folder", "picture"])
+def test_verify_takes_the_pictures_as_the_source(
+    tmp_path: Path, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path / "in")
+    config = load_config("cityscapes", None, ["model=neutral", "input.fps=30000/1001"])
+    conversion = start(run.files[0], tmp_path / "o.mp4", config, run=run)
+    assert isinstance(conversion, Conversion)
+    line = run_span(str(conversion.workdir), 0, 0, threads=1, on_frames=lambda _: None, should_stop=lambda: False)
+    conversion.span_done(line)
+    conversion.finish()
+    source = run.files[0].parent if named == "folder" else run.files[3]
+    assert main(["verify", str(source), str(tmp_path / "o.mp4"), "--full"]) == 0
+    assert "verified" in capsys.readouterr().out
+    write(run.files[1], pixels(11))
+    assert main(["verify", str(source), str(tmp_path / "o.mp4")]) == 1
