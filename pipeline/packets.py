@@ -11,6 +11,7 @@ from av.container import InputContainer
 
 from pipeline.errors import ConversionError
 from pipeline.index import NO_PTS, VideoIndex
+from pipeline.source import demux
 
 STEPS_BACK_SECONDS = (0, 1, 2, 4, 8, 16)
 """MPEG-TS seeks land up to a group of pictures late (facts/pyav_ray.md B); then the seek is tried again so much earlier."""
@@ -50,7 +51,7 @@ def read_packets(
 
 def _counted(container: InputContainer, stream: av.VideoStream, first: int = 0) -> Iterator[tuple[int, av.Packet]]:
     number = first
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         if packet.size:  # the packet that ends the stream is empty
             yield number, packet
             number += 1
@@ -67,7 +68,7 @@ def _sought(
             container.seek(target - int(seconds / index.time_base), stream=stream, backward=True)
         except av.FFmpegError:
             continue  # before the first packet, or a container that cannot seek: counting from the start is left
-        demuxer = container.demux(stream)
+        demuxer = demux(container, stream)
         for packet in demuxer:
             if not packet.size or (packet.pts is not None and packet.pts > target):
                 break

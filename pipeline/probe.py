@@ -15,7 +15,15 @@ from av.container import InputContainer
 from pipeline import source_color
 from pipeline.color import ColorSpec, PixelLayout
 from pipeline.errors import InputError
-from pipeline.source import MAX_SIDE, PLAYLISTS, RAW_CONTAINERS, check_container, decoder_options, open_source
+from pipeline.source import (
+    MAX_SIDE,
+    PLAYLISTS,
+    RAW_CONTAINERS,
+    check_container,
+    decoder_options,
+    demux,
+    open_source,
+)
 
 PROBE_FRAMES = 6
 PROBE_PACKETS = 400
@@ -237,7 +245,7 @@ def _first_frames(container: InputContainer, stream: av.VideoStream) -> list[av.
     """Up to PROBE_FRAMES frames from the start; damaged packets are passed over."""
     frames: list[av.VideoFrame] = []
     try:
-        for packet in islice(container.demux(stream), PROBE_PACKETS):
+        for packet in islice(demux(container, stream), PROBE_PACKETS):
             try:
                 frames += stream.codec_context.decode(packet if packet.size else None)
             except av.error.InvalidDataError:

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from pipeline.errors import InputError
 from pipeline.index import NO_PTS, VideoIndex, frame_durations
 from pipeline.keyframes import is_clean_start
-from pipeline.source import RAW_CONTAINERS, decoder_options, open_source, segment_is_cut
+from pipeline.source import RAW_CONTAINERS, decoder_options, demux, open_source, segment_is_cut
 
 TRIAL_FRAMES = 24
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -129,7 +129,7 @@ def _read(container: InputContainer, stream: av.VideoStream) -> tuple[_Packets, 
             beyond[other.index] = sum(entry.pos + entry.size > size_bytes for entry in other.index_entries)
     partial = False
     try:
-        for packet in container.demux():
+        for packet in demux(container):
             if not packet.size:
                 continue
             if packet.pts is not None and packet.time_base:
@@ -244,7 +244,7 @@ def _trial(path: Path, stream_index: int, count: int) -> tuple[list[av.VideoFram
         stream = container.streams[stream_index]
         stream.codec_context.thread_count = 1
         stream.codec_context.options = decoder_options(stream.codec_context)
-        for packet in islice(container.demux(stream), count):
+        for packet in islice(demux(container, stream), count):
             try:
                 frames += stream.codec_context.decode(packet if packet.size else None)
             except av.FFmpegError:
@@ -268,7 +268,7 @@ def display_order(path: Path, stream_index: int, sizes: list[int]) -> np.ndarray
         context.options = decoder_options(context)
         frame_each = int(context.field_order) in PROGRESSIVE and context.codec.canonical_name not in HIDES_FRAMES
         for number, packet in enumerate(
-            islice((packet for packet in container.demux(stream) if packet.size), len(sizes))
+            islice((packet for packet in demux(container, stream) if packet.size), len(sizes))
         ):
             packet.pts = packet.dts = number
             try:

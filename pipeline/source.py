@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.stream import Stream
 
 from pipeline.errors import InputError
 
@@ -61,6 +63,22 @@ def open_source(path: Path) -> InputContainer:
         raise InputError(f"{path}: no permission to read this file.") from error
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path}: {_why_unreadable(path)}") from error
+
+
+def demux(container: InputContainer, *streams: Stream) -> Iterator[av.Packet]:
+    """All packets of some streams, or of all, in the file's order.
+
+    Raises InputError at a packet of a stream that the header does not name (FLV and MPEG-TS may begin one on the way, or damage looks
+    like it): PyAV has no place for it. av.FFmpegError as PyAV does.
+    """
+    try:
+        yield from container.demux(*streams)
+    except IndexError as error:
+        path = container.name.removeprefix("file:")
+        raise InputError(
+            f"{path}: a stream begins on the way that the file's header does not name, or the file is damaged there; write it anew first, "
+            "for example: ffmpeg -i FILE -map 0 -c copy FILE.mkv"
+        ) from error
 
 
 def check_container(path: Path, container: InputContainer) -> None:

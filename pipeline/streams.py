@@ -19,7 +19,7 @@ from av.stream import Discard, Disposition, Stream
 
 from pipeline.errors import ConversionError
 from pipeline.moov import CHAPTERS, track_tags
-from pipeline.source import open_source
+from pipeline.source import demux, open_source
 
 FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "asf": "asf"}
 """Our container names -> FFmpeg's muxers. asf is for sidecars only."""
@@ -241,7 +241,7 @@ def demux_streams(container: InputContainer, streams: set[int]) -> Iterator[av.P
                 stream.discard = Discard.all
     seconds = Fraction(0)
     try:
-        for packet in container.demux([container.streams[index] for index in sorted(streams)]):
+        for packet in demux(container, *(container.streams[index] for index in sorted(streams))):
             if not packet.size:
                 continue
             if packet.pts is not None:

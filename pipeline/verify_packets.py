@@ -14,7 +14,7 @@ from av.stream import Discard
 
 from pipeline.bitstream_tags import nal_units
 from pipeline.errors import InputError
-from pipeline.source import ends_too_early
+from pipeline.source import demux, ends_too_early
 
 MATROSKA_TICK = Fraction(1, 1000)
 EMPTY_SUBTITLE = b"\x00\x00"
@@ -84,7 +84,7 @@ def read_packets(path: Path, what: str, *, to_the_end: bool = True, skip: Collec
         for index in skip:
             container.streams[index].discard = Discard.all
         try:
-            for packet in container.demux():
+            for packet in demux(container):
                 if not packet.size or packet.stream_index >= len(streams) or packet.stream_index in skip:
                     continue
                 stream = streams[packet.stream_index]
