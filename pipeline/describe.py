@@ -277,7 +277,9 @@ def _drive_text(drive: dict[str, Any], name: str) -> list[str]:
     files = (
         [line for number, one in enumerate(names, 1) for line in _row(f"file {number}", one)] if len(names) > 1 else []
     )
-    return [place, *files, *_row("none before", drive["before"]), *_row("none after", drive["after"])]
+    if drive["before"] == drive["after"]:
+        return [f"{place} ({drive['before']})"]
+    return [place, *files, *_row("before the first", drive["before"]), *_row("after the last", drive["after"])]
 
 
 def _stream_text(stream: dict[str, Any]) -> list[str]:
