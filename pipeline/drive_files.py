@@ -23,7 +23,7 @@ from pipeline.plan import Track
 from pipeline.probe import hdr_reason, probe, read_color
 from pipeline.source import open_source
 from pipeline.span import Span
-from pipeline.track_maker import LEAD_SHARE
+from pipeline.track_maker import lead_limit
 
 EARLIEST_YEAR = 2001
 """Clocks that were never set say 1904, 1970 or 2000."""
@@ -38,7 +38,11 @@ class _Unfit(Exception):
 def drive_of(source: Path) -> Drive:
     """The drive of a video file, from the names and headers of its folder. Reads no pictures."""
     name = read_name(source.name)
-    names = {file.name: read_name(file.name) for file in source.parent.iterdir() if file.is_file()}
+    try:
+        names = {file.name: read_name(file.name) for file in source.parent.iterdir() if file.is_file()}
+    except OSError as error:
+        why = f"its folder cannot be listed ({error.strerror})"
+        return Drive((source.name,), why, why)
     same = {file: one for file, one in names.items() if one.camera == name.camera}
     drives = group_drives(_heading_of(source.parent / file) for file in _near(source.name, same))
     return next(drive for drive in drives if source.name in drive.names)
@@ -124,7 +128,7 @@ def join_drive(source: Path, track: Track, overrides: dict[str, str]) -> tuple[D
     lent: dict[str, Neighbour | None] = {}
     why: dict[str, str] = {"before": drive.before, "after": drive.after}
     indices: dict[str, VideoIndex] = {}
-    frames = min(track.radius, int(min(span.frames for span in track.spans) * LEAD_SHARE / 2))
+    frames = min(track.radius, lead_limit(track.spans))
     for side, place in wanted.items():
         lent[side] = None
         if not 0 <= place < len(drive.names):

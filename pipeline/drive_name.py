@@ -26,7 +26,7 @@ FIRST_CHAPTER = re.compile(r"GOPR(\d{4})", re.IGNORECASE)
 class DriveName:
     """What a file's name says.
 
-    camera: the name without clock, number and chapter; equal for files of one camera
+    camera: the name without clock, number and chapter; equal for files of one camera, down to the case of letters
     clock: local time of the start, None where the name has none or several
     place: what puts the camera's files in order: seconds of the clock, (recording, chapter), or a number; empty: nothing does
     chapters: `place` is (recording, chapter), and the camera writes the next chapter where it ended the last one
@@ -43,18 +43,18 @@ def read_name(name: str) -> DriveName:
     stem, dot, ending = name.rpartition(".")
     stem, ending = (stem, f".{ending}") if dot else (name, "")
     if found := CHAPTER.fullmatch(stem):
-        return DriveName(f"{found[1]}{ending}".casefold(), None, (int(found[3]), int(found[2])), True)
+        return DriveName(f"{found[1]}{ending}", None, (int(found[3]), int(found[2])), True)
     if found := FIRST_CHAPTER.fullmatch(stem):
-        return DriveName(f"GP{ending}".casefold(), None, (int(found[1]), 0), True)
+        return DriveName(f"GP{ending}", None, (int(found[1]), 0), True)
     clocks = [(found, when) for found in CLOCK.finditer(stem) if (when := _when(found)) is not None]
     if len(clocks) == 1:
         found, when = clocks[0]
         parts = (NUMBER.sub("<number>", part) for part in (stem[: found.start()], stem[found.end() :]))
         seconds = (when - datetime(2000, 1, 1)).total_seconds()
-        return DriveName(f"{'<clock>'.join(parts)}{ending}".casefold(), when, (seconds,))
+        return DriveName(f"{'<clock>'.join(parts)}{ending}", when, (seconds,))
     numbers = NUMBER.findall(stem)
     place = (float(numbers[0]),) if len(numbers) == 1 and not clocks else ()
-    return DriveName(f"{NUMBER.sub('<number>', stem)}{ending}".casefold(), None, place)
+    return DriveName(f"{NUMBER.sub('<number>', stem)}{ending}", None, place)
 
 
 def _when(found: re.Match[str]) -> datetime | None:

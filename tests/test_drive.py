@@ -37,7 +37,7 @@ NOON = datetime(2024, 1, 31, 12, tzinfo=UTC)
 PICTURE = Picture("h264", 1920, 1080, "yuv420p", 30.0, (1, 1, 1, 1))
 
 CLOCKS = {
-    "20240131_123456.mp4": "20240131_123556.MP4",
+    "20240131_123456.MP4": "20240131_123556.MP4",
     "2024-01-31_12-34-56.mp4": "2024-02-01_00-00-00.mp4",
     "2024_0131_123456_0001F.MP4": "2024_0131_123556_0003F.MP4",
     "20240131_123456_NF.mp4": "20240131_123556_NF.mp4",
@@ -65,6 +65,7 @@ def test_clocks_of_common_cameras(name: str, later: str) -> None:
         ("cam1_20240131_123456.mp4", "cam2_20240131_123556.mp4"),
         ("20240131_123456.mp4", "20240131_123556_hdr.mp4"),
         ("GH010123.MP4", "GX020123.MP4"),
+        ("20240131_123456.MP4", "20240131_123456.mp4"),
     ],
 )
 def test_other_cameras_and_other_kinds_of_files(one: str, other: str) -> None:
@@ -389,7 +390,7 @@ def test_nothing_is_read_where_nothing_is_smoothed(drive: list[Path], tmp_path: 
 
 
 def test_pictures_have_no_drive(tmp_path: Path) -> None:
-    files = [tmp_path / f"20240131_12000{number}_F.png" for number in range(3)]
+    files = [tmp_path / f"frame_{number:04d}.png" for number in range(3)]
     for file in files:
         cv2.imwrite(str(file), np.zeros((48, 64, 3), np.uint8))
     (run,) = group_runs(files)
@@ -403,6 +404,15 @@ def test_inspect_names_the_drive(drive: list[Path]) -> None:
     text = describe_text(facts)
     assert "drive: file 2 of 3" in text
     assert all(name in text for name in NAMES)
+
+
+def test_a_folder_that_cannot_be_listed(drive: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    why = "its folder cannot be listed (Permission denied)"
+    assert drive_of(drive[1]) == Drive((NAMES[1],), why, why)
 
 
 def test_files_far_away_are_not_opened(drive: list[Path]) -> None:
