@@ -16,7 +16,7 @@ from pipeline.drive_name import DriveName, read_name
 TOLERANCE_SECONDS = 1.0
 """Names and most headers tell whole seconds, so the distance of two starts is known to a second."""
 RATE_TOLERANCE = 0.02
-"""Cameras keep their frame rate to that; the average of a short file is less exact than the camera."""
+"""Share by which the average rates of two files may differ: that of a short file is less exact than the camera."""
 NAMELESS = "its name has no single time or number that puts it in order"
 
 
@@ -129,7 +129,7 @@ def _gap(
 
 
 def _chapter_gap(name: DriveName, first: Heading, other: DriveName, second: Heading, made: float | None) -> str:
-    """The same for chapters: the next number follows, unless creation times say otherwise. GoPro gives all chapters the same one."""
+    """The same for chapters: the next number follows, unless creation times say otherwise; all chapters may have the same one."""
     (recording, chapter), (other_recording, other_chapter) = name.place, other.place
     if recording != other_recording:
         return f"{second.name} is another recording than {first.name}"

@@ -28,7 +28,7 @@ from pipeline.track_maker import lead_limit
 EARLIEST_YEAR = 2001
 """Clocks that were never set say 1904, 1970 or 2000."""
 LONGEST_FILE_SECONDS = 3600.0
-"""Files whose names are further apart are not opened; no camera that names by a clock writes longer ones without a cut."""
+"""Files whose clocks are further apart are not opened, and so not joined."""
 
 
 class _Unfit(Exception):
