@@ -85,6 +85,14 @@ class TemporalConfig:
 
 
 @dataclass
+class DriveConfig:
+    """Cameras cut a drive into files. join: smoothing over time looks into the files before and after, which lie in the same folder, so that
+    brightness does not jump where one file ends and the next begins (pipeline/drive.py)."""
+
+    join: bool = False
+
+
+@dataclass
 class GradeConfig:
     """Where SDR white lands and how high highlights may go, in nits (cd/m2), and how the picture looks between.
 
@@ -167,6 +175,7 @@ class Config:
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     overlay: OverlayConfig = field(default_factory=OverlayConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    drive: DriveConfig = field(default_factory=DriveConfig)
     grade: GradeConfig = field(default_factory=GradeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     extras: ExtrasConfig = field(default_factory=ExtrasConfig)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config
+from configs.schema import Config, DriveConfig
 from pipeline.assemble import TrackSpans, assemble
 from pipeline.encode import publish
 from pipeline.errors import ConversionError, InputError, SunvisorError
@@ -204,6 +204,7 @@ class Conversion:
                 "repeated": sum(len(self.lines[number, span.number]["repeated"]) for span in track.spans),
                 "color": dataclasses.asdict(track.color),
             }
+            facts |= {"drive": track.drive.facts()} if track.drive else {}
             tracks.append(facts | ({"fps": str(self.prepared.fps)} if self.prepared.fps else {}))
         return {
             "version": VERSION,
@@ -303,11 +304,12 @@ def _started(
 
 
 def wrapped(run: Run, folder: Path, config: Config) -> tuple[Path, Config]:
-    """The file that stands for a run of pictures, made in `folder`, and the settings that it is converted with: pictures are sRGB."""
+    """The file that stands for a run of pictures, made in `folder`, and the settings that it is converted with: pictures are sRGB, and no drive."""
     rate = run.rate(rate_asked(config))
     source = wrap(run, rate, folder / WRAPPED_NAME)
     transfer = "srgb" if config.input.transfer == "auto" else config.input.transfer
-    return source, dataclasses.replace(config, input=dataclasses.replace(config.input, fps="auto", transfer=transfer))
+    told = dataclasses.replace(config.input, fps="auto", transfer=transfer)
+    return source, dataclasses.replace(config, input=told, drive=DriveConfig(join=False))
 
 
 def convert(

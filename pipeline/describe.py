@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.drive_files import drive_of
 from pipeline.errors import InputError
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.index import VideoIndex, build_index
@@ -55,6 +56,7 @@ def describe(path: Path, *, fps: Fraction | None = None, container: str = "mp4")
         "chapters": info.chapters,
         "metadata": {key: value for key, value in info.metadata.items() if key.lower() != "sunvisor"},
         "streams": streams,
+        "drive": dataclasses.asdict(drive_of(path)),
         "provenance": provenance.facts if provenance.stated else None,
         "warnings": warnings,
     }
@@ -244,6 +246,7 @@ def describe_text(facts: dict[str, Any]) -> str:
     lines += [line for key, value in facts["metadata"].items() for line in _row(key, value)]
     for stream in facts["streams"]:
         lines += ["", *_stream_text(stream)]
+    lines += ["", *_drive_text(facts["drive"], Path(facts["path"]).name)]
     made = facts["provenance"]
     if made:
         lines += ["", f"made by Sunvisor {made.get('version')}"]
@@ -265,6 +268,18 @@ def describe_text(facts: dict[str, Any]) -> str:
     if facts["warnings"]:
         lines += ["", "warnings", *(f"  - {text}" for text in facts["warnings"])]
     return "\n".join(lines)
+
+
+def _drive_text(drive: dict[str, Any], name: str) -> list[str]:
+    """The files of the same drive in this folder, and why they are no more."""
+    names = drive["names"]
+    place = f"drive: file {names.index(name) + 1} of {len(names)}" if len(names) > 1 else "drive: this file alone"
+    files = (
+        [line for number, one in enumerate(names, 1) for line in _row(f"file {number}", one)] if len(names) > 1 else []
+    )
+    if drive["before"] == drive["after"]:
+        return [f"{place} ({drive['before']})"]
+    return [place, *files, *_row("before the first", drive["before"]), *_row("after the last", drive["after"])]
 
 
 def _stream_text(stream: dict[str, Any]) -> list[str]:

@@ -38,6 +38,7 @@ class TrackEvidence:
     repeated: numbers of the frames that were damaged and shown as a repeat of the last good one, counted from 0
     redone: frames redone in float32; unexpected: frames that the decoder gave and no packet announces, left out
     stats: (F,) rows of pipeline.frame_stats.TABLE, all frames of the track
+    drive: which neighbouring files smoothing looked into (pipeline.neighbour.DrivePlace.facts); None: files are not joined
     """
 
     stream: int
@@ -49,6 +50,7 @@ class TrackEvidence:
     redone: int
     unexpected: int
     stats: np.ndarray
+    drive: Mapping[str, Any] | None = None
 
 
 def manifest(
@@ -127,7 +129,8 @@ def _track(track: TrackEvidence) -> dict[str, Any]:
     pixels = track.width * track.height
     restored = track.stats["restored_share"]
     counts = [round(share * pixels) for share in restored.tolist()]
-    return {
+    drive = {} if track.drive is None else {"drive": dict(track.drive)}
+    return drive | {
         "stream": track.stream,
         "content_hash": track.content_hash,
         "width": track.width,

@@ -104,6 +104,7 @@ def _evidence(finished: Finished, beside: Mapping[str, Path]) -> dict[str, Any]:
                 redone=sum(line["redone_in_float32"] for line in lines),
                 unexpected=sum(line["unexpected_frames"] for line in lines),
                 stats=finished.stats(number),
+                drive=track.drive.facts() if track.drive else None,
             )
         )
     return manifest(

@@ -20,6 +20,7 @@ from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.decode import packets_needed
 from pipeline.encoder_choice import EncoderChoice
 from pipeline.index import VideoIndex, packets_for
+from pipeline.neighbour import DrivePlace, Neighbour
 from pipeline.overlay import OverlayBox
 from pipeline.span import Span
 from pipeline.version import software
@@ -40,6 +41,7 @@ class Track:
     radius: frames that the temporal stage looks at on either side, 0 = it does not run
     denoise: strength of that stage, 0 = it does not run
     overlays: where text is burnt in
+    drive: the files before and after, which lend frames to the temporal stage; None where files are not joined
     """
 
     stream_index: int
@@ -62,6 +64,7 @@ class Track:
     radius: int = 0
     denoise: float = 0.0
     overlays: tuple[OverlayBox, ...] = ()
+    drive: DrivePlace | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Plan:
         facts = [self.version, self.settings_hash, self.model_sha256, self.numerics_class, self.container]
         facts += [[track.stream_index, track.content_hash, track.frames] for track in self.tracks]
         facts += [[track.denoise, *map(dataclasses.asdict, track.overlays)] for track in self.tracks]
+        facts += [[one and one.packets_hash for one in _ends(track)] for track in self.tracks]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -143,6 +147,16 @@ def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
     """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, and "stats" (pipeline/frame_stats.py)."""
     own = {"mask", *frame_files.ENDINGS} & set(extras)
     return frozenset(own | ({"stats"} if set(extras) - own else set()))
+
+
+def lenders(track: Track, span: Span) -> tuple[Neighbour | None, Neighbour | None]:
+    """The files of the drive that lend frames to a span: to the first one before it, to the last one after it."""
+    before, after = _ends(track)
+    return before if span.number == 0 else None, after if span.number == len(track.spans) - 1 else None
+
+
+def _ends(track: Track) -> tuple[Neighbour | None, Neighbour | None]:
+    return (track.drive.before, track.drive.after) if track.drive else (None, None)
 
 
 def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
@@ -169,6 +183,7 @@ def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
         str(track.color),
         str(track.layout),
         track.deinterlace,
+        [one and one.packets_hash for one in lenders(track, span)],
     ]
     state.update(json.dumps(facts, sort_keys=True).encode())
     return state.hexdigest()
@@ -246,4 +261,5 @@ def _track(data: dict[str, Any]) -> Track:
     data["sample_aspect_ratio"] = None if ratio is None else Fraction(ratio)
     data["spans"] = tuple(Span(**span) for span in data["spans"])
     data["overlays"] = tuple(OverlayBox(**box) for box in data["overlays"])
+    data["drive"] = None if data["drive"] is None else DrivePlace.from_data(data["drive"])
     return Track(**data)

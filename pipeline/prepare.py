@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from models import checkpoints
 from models.model import DEVICE_PRECISIONS, Model, best_precision
 from pipeline import engine as engines
 from pipeline.color import OutputSpec
+from pipeline.drive_files import join_drive
 from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
@@ -27,7 +28,7 @@ from pipeline.plan import (
     span_key,
 )
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
-from pipeline.span_job import PLAN_NAME, index_name
+from pipeline.span_job import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
 
@@ -43,7 +44,7 @@ BYTES_A_PIXEL_OF_A_FRAME = 6
 
 @dataclass(frozen=True)
 class Prepared:
-    """A conversion that is decided but not done."""
+    """A conversion that is decided but not done. lent: for each track, indices of the neighbours of its drive, by "before" and "after"."""
 
     source: Path
     output: Path
@@ -54,6 +55,7 @@ class Prepared:
     color_overrides: dict[str, str]
     settings: dict[str, Any]
     frames: tuple[Path, ...] = ()
+    lent: tuple[dict[str, VideoIndex], ...] = ()
 
     @property
     def workdir(self) -> Path:
@@ -114,7 +116,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         warnings.append(
             f"checkpoint '{model.spec.name}' is not trained: highlights are not restored, the SDR picture is kept."
         )
-    indices, tracks = [], []
+    indices, tracks, lent = [], [], []
     fps = _rate_asked(config, info)
     if fps is not None and not info.has_no_clock:
         warnings.append(f"--fps {fps} is not used: the file has its own timestamps, and they are kept.")
@@ -134,6 +136,14 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         seen = network_size(stream.height, stream.width, config.reconstruct.scale)
         tile = choose_tile(model, *seen, precision, budget_bytes)
         track, notes = make_track(source, stream, index, config, tile, overrides)
+        neighbours: dict[str, VideoIndex] = {}
+        if config.drive.join and not track.radius:
+            notes.append("drive.join: nothing is smoothed over time here (temporal.radius), so no neighbour is read.")
+        elif config.drive.join:
+            place, neighbours = join_drive(source, track, overrides)
+            track = replace(track, drive=place)
+            notes += filter(None, [place.lacks()])
+        lent.append(neighbours)
         indices.append(index)
         tracks.append(track)
         warnings += notes
@@ -165,7 +175,9 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
     )
     if kinds and not frames:
         frames = frame_paths(output, tracks[0].frames, *kinds)
-    return Prepared(source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames)
+    return Prepared(
+        source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames, tuple(lent)
+    )
 
 
 def open_work(prepared: Prepared, lock: WorkLock | None = None) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
@@ -191,6 +203,9 @@ def _refresh_work(prepared: Prepared, folder: Path) -> dict[tuple[int, int], dic
     if not path.exists() or path.read_text() != text:
         for number, index in enumerate(prepared.indices):
             index.save(folder / index_name(number))
+        for number, neighbours in enumerate(prepared.lent):
+            for side, index in neighbours.items():
+                index.save(folder / lent_name(number, side))
         partial = path.with_suffix(".part")
         partial.write_text(text)
         partial.replace(path)

@@ -63,6 +63,7 @@ def _track_facts(track: Track) -> dict[str, Any]:
         "overlays": [[box.x, box.y, box.width, box.height] for box in track.overlays],
         "denoise_strength": track.denoise,
         "temporal_radius": track.radius,
+        "drive": track.drive and track.drive.told(),
         "color": color,
         "spans": [[span.first_frame, span.frames] for span in track.spans],
     }
@@ -97,6 +98,8 @@ def print_plan(console: Console, prepared: Prepared) -> None:
             table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
         if track["temporal_radius"]:
             table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side")
+        if track["drive"]:
+            table.add_row("  drive", track["drive"])
         if track["denoise_strength"]:
             table.add_row("  denoised", f"with strength {track['denoise_strength']:g}: its keyframes show blocks")
         lengths = sorted(frames for _, frames in track["spans"])

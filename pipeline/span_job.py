@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import queue
 import threading
@@ -25,6 +26,7 @@ from pipeline import frame_files, frame_stats
 from pipeline.choice import Choice
 from pipeline.cuda_engine import CudaEngine
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
+from pipeline.drive_files import lent_frames
 from pipeline.encode import SpanEncoder, check_span, publish
 from pipeline.engine import Engine, PackedFrame
 from pipeline.engine_maker import engine_for
@@ -35,7 +37,8 @@ from pipeline.index import VideoIndex
 from pipeline.lanes import Lanes, lanes_that_fit
 from pipeline.light import LightLevels
 from pipeline.mask import SUFFIX, MaskWriter
-from pipeline.plan import Plan, Track, kinds_beside, span_key
+from pipeline.neighbour import SIDES, Neighbour
+from pipeline.plan import Plan, Track, kinds_beside, lenders, span_key
 from pipeline.source import open_source
 from pipeline.span import Span
 
@@ -53,6 +56,11 @@ class SpanStopped(SunvisorError):
 def index_name(track: int) -> str:
     """File name of a track's index in the work folder."""
     return f"index_{track}.npz"
+
+
+def lent_name(track: int, side: str) -> str:
+    """File name of the index of a neighbour in a drive. side: "before" or "after"."""
+    return f"index_{track}_{side}.npz"
 
 
 def run_span(
@@ -73,9 +81,14 @@ def run_span(
     Raises InputError or ConversionError; on any error no span file is left.
     """
     folder = Path(workdir)
-    plan, index = _load(folder, track)
+    plan, index = _load(folder, index_name(track))
     job = plan.tracks[track]
     piece = job.spans[span]
+    lent = {
+        side: (one, _load(folder, lent_name(track, side))[1])
+        for side, one in zip(SIDES, lenders(job, piece), strict=True)
+        if one is not None
+    }
     key = span_key(plan, job, piece, index)
     final = folder / f"span_{track}_{span:05d}_{key[:16]}.mp4"
     beside = {kind: final.with_suffix(ENDINGS[kind]) for kind in sorted(kinds_beside(plan.extras))}
@@ -84,7 +97,7 @@ def run_span(
     started = time.monotonic()
     try:
         with no_space_named(folder):
-            work = _SpanWork(plan, job, piece, index, engine, threads, on_frames, should_stop)
+            work = _SpanWork(plan, job, piece, index, lent, engine, threads, on_frames, should_stop)
             work.run(partial, dict(zip(beside, partials, strict=True)))
             check_span(partial, work.relative_pts, work.mean_luma, threads=threads)
             for one, place in zip([*partials, partial], [*beside.values(), final], strict=True):
@@ -124,12 +137,14 @@ class _SpanWork:
         track: Track,
         span: Span,
         index: VideoIndex,
+        lent: dict[str, tuple[Neighbour, VideoIndex]],
         engine: Engine | CudaEngine,
         threads: int,
         on_frames: Callable[[int], None],
         should_stop: Callable[[], bool],
     ) -> None:
         self.plan, self.track, self.span, self.index, self.engine = plan, track, span, index, engine
+        self.lent = lent
         self.threads, self.on_frames, self.should_stop = threads, on_frames, should_stop
         self.levels: list[LightLevels] = []
         self.stats: list[FrameStats] = []
@@ -142,6 +157,7 @@ class _SpanWork:
         self.lanes = 1 if isinstance(engine, CudaEngine) else lanes_that_fit(engine, track.height, track.width, threads)
         self.choices: list[Choice] = []
         self._owned = range(span.first_frame, span.first_frame + span.frames)
+        self._first = span.first_frame - span.lead_in - (lent["before"][0].span.frames if "before" in lent else 0)
         owned = slice(self._owned.start, self._owned.stop)
         self.relative_pts = [int(pts - span.first_pts) * track.ticks for pts in index.frame_pts[owned]]
         self.durations = [int(ticks) * track.ticks for ticks in index.frame_duration[owned]]
@@ -190,11 +206,15 @@ class _SpanWork:
             decoder=decoder,
             report=self.decode_report,
         )
-        for frame in self._timed("decode", frames):
+        for frame in self._timed("decode", itertools.chain(self._lent("before"), frames, self._lent("after"))):
             self._put(out, frame)
         if self.decode_report.no_nvdec:
             self.choices.append(Choice("decoder in the end", "software", self.decode_report.no_nvdec))
         self._put(out, None)
+
+    def _lent(self, side: str) -> Iterator[DecodedFrame]:
+        """Frames of the neighbouring file before or after the track, where it lends this span some."""
+        return lent_frames(*self.lent[side], self.track.deinterlace) if side in self.lent else iter(())
 
     def _choose_decoder(self) -> str:
         """The decoder to ask for; what comes of the wish for NVDEC is told in the span's line."""
@@ -221,7 +241,7 @@ class _SpanWork:
 
     def _planes(self, source: queue.Queue[DecodedFrame | None]) -> Iterator[tuple[torch.Tensor, ...]]:
         """Planes of the decoded frames as they come. Raises SpanStopped when the span shall end."""
-        number = self.span.first_frame - self.span.lead_in
+        number = self._first
         while (frame := self._get(source)) is not None:
             if self.should_stop():
                 raise SpanStopped(f"span {self.span.number} was stopped")
@@ -249,7 +269,7 @@ class _SpanWork:
         self, engine: Engine, frames: Iterator[tuple[torch.Tensor, ...]], out: queue.Queue[PackedFrame | None]
     ) -> None:
         lanes = Lanes(engine, self.lanes, max(1, self.threads // self.lanes))
-        for frame in lanes.run(frames, self.span.first_frame - self.span.lead_in, self._owned):
+        for frame in lanes.run(frames, self._first, self._owned):
             self._hand_on([frame], out)
         self.lane_seconds += lanes.seconds
 
@@ -337,9 +357,9 @@ def no_space_named(folder: Path) -> Iterator[None]:
         raise
 
 
-def _load(folder: Path, track: int) -> tuple[Plan, VideoIndex]:
+def _load(folder: Path, index: str) -> tuple[Plan, VideoIndex]:
     stamp = (folder / PLAN_NAME).stat().st_mtime_ns
-    return _load_plan(folder, stamp), _load_index(folder, track, stamp)
+    return _load_plan(folder, stamp), _load_index(folder, index, stamp)
 
 
 @functools.lru_cache(maxsize=4)
@@ -348,5 +368,5 @@ def _load_plan(folder: Path, stamp: int) -> Plan:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_index(folder: Path, track: int, stamp: int) -> VideoIndex:
-    return VideoIndex.load(folder / index_name(track))
+def _load_index(folder: Path, name: str, stamp: int) -> VideoIndex:
+    return VideoIndex.load(folder / name)

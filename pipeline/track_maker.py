@@ -95,8 +95,13 @@ def _spans(index: VideoIndex, config: Config) -> tuple[int, tuple[Span, ...]]:
     spans = cut_spans(index, **seconds, lead_in=0, lead_out=0)
     radius = config.temporal.radius if "temporal" in config.stages else 0
     if len(spans) > 1:
-        radius = min(radius, int(min(span.frames for span in spans) * LEAD_SHARE / 2))
+        radius = min(radius, lead_limit(spans))
     return radius, cut_spans(index, **seconds, lead_in=radius, lead_out=radius)
+
+
+def lead_limit(spans: tuple[Span, ...]) -> int:
+    """How many frames beyond either end of a span may be computed."""
+    return int(min(span.frames for span in spans) * LEAD_SHARE / 2)
 
 
 def _rate(stream: StreamInfo, index: VideoIndex) -> Fraction:
