@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encode import publish
 from pipeline.telemetry.gpx import made_by_us
+from pipeline.telemetry.whole import whole_file
 
 ENDINGS = frozenset({".gpx", ".nmea", ".srt", ".json", ".log", ".3gf", ".gps", ".map"})
 """Endings, in any case, of the files that go with a clip. Sunvisor's own carry two, such as .evidence.json, so they are none of them."""
@@ -46,9 +46,8 @@ def copy_companions(plans: Iterable[CompanionPlan]) -> list[Path]:
     for plan in plans:
         if plan.outcome != "copied":
             continue
-        partial = plan.target.with_name(plan.target.name + ".part")
-        shutil.copyfile(plan.path, partial)
-        publish(partial, plan.target)
+        with whole_file(plan.target) as partial:
+            shutil.copyfile(plan.path, partial)
         made.append(plan.target)
     return made
 

@@ -21,8 +21,10 @@ MAX_GPS_BLOCK_BYTES = 1 << 20
 """Limits on what a hostile file can make us do; real files stay far below."""
 
 TAG_HANDLERS = (b"mdir", b"mdta")
-TAG_VALUE_TYPES = frozenset({0, 1, 13, 14, 21, 22, 23, 27, 65, 66, 67, 75, 76, 77})
-"""Types of values in a tag list that FFmpeg reads (QuickTime file format, well-known types): text, pictures, numbers."""
+TAG_VALUE_TYPES = frozenset({1, 13, 14, 21, 22, 23, 27})
+"""Types of values in a list of tags that FFmpeg reads for any tag (QuickTime file format, well-known types): text, pictures, numbers."""
+UNTYPED_TAGS = frozenset({b"trkn", b"disk", b"gnre", b"covr"})
+"""Tags whose values FFmpeg reads without a type (0)."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ def _nature_of_meta(data: bytes, meta: Box) -> str:
     for entry in boxes(data, entries.body, entries.end) if entries is not None else ():
         values = [box for box in boxes(data, entry.body, entry.end) if box.kind == b"data"]
         kinds = {int.from_bytes(data[value.body : value.body + 4], "big") for value in values}
-        if not values or not kinds <= TAG_VALUE_TYPES or entry.kind == b"----":
+        read = TAG_VALUE_TYPES | {0} if entry.kind in UNTYPED_TAGS else TAG_VALUE_TYPES
+        if not values or not kinds <= read or entry.kind == b"----":
             return "vendor"
     return "tags"

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from pipeline.encode import publish
 from pipeline.telemetry.fixes import GpsFix
+from pipeline.telemetry.whole import whole_file
 from pipeline.version import VERSION
 
 CREATOR = "Sunvisor"
@@ -18,25 +18,23 @@ def write_gpx(path: Path, tracks: Iterable[tuple[str, Iterable[GpsFix]]]) -> dic
 
     No file is left when there is no position at all. Positions are read one by one, so memory does not grow with the drive.
     """
-    partial = path.with_name(path.name + ".part")
     counts: dict[str, int] = {}
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write('<?xml version="1.0" encoding="UTF-8"?>\n')
-        file.write(f'<gpx version="1.1" creator="{CREATOR} {VERSION}" xmlns="http://www.topografix.com/GPX/1/1">\n')
-        for name, fixes in tracks:
-            for fix in fixes:
-                if name not in counts:
-                    counts[name] = 0
-                    file.write(f"<trk><name>{escape(name)}</name><trkseg>\n")
-                counts[name] += 1
-                file.write(_point(fix))
-            if name in counts:
-                file.write("</trkseg></trk>\n")
-        file.write("</gpx>\n")
-    if counts:
-        publish(partial, path)
-    else:
-        partial.unlink()
+    with whole_file(path) as partial:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write('<?xml version="1.0" encoding="UTF-8"?>\n')
+            file.write(f'<gpx version="1.1" creator="{CREATOR} {VERSION}" xmlns="http://www.topografix.com/GPX/1/1">\n')
+            for name, fixes in tracks:
+                for fix in fixes:
+                    if name not in counts:
+                        counts[name] = 0
+                        file.write(f"<trk><name>{escape(name)}</name><trkseg>\n")
+                    counts[name] += 1
+                    file.write(_point(fix))
+                if name in counts:
+                    file.write("</trkseg></trk>\n")
+            file.write("</gpx>\n")
+        if not counts:
+            partial.unlink()
     return counts
 
 

@@ -6,9 +6,9 @@ PADDING = frozenset({b"free", b"skip", b"wide"})
 STANDARD = {
     "file": frozenset({b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"styp", b"ssix", b"prft", b"pdin"}),
     "moov": frozenset({b"mvhd", b"trak", b"udta", b"iods", b"mvex"}),
-    "trak": frozenset({b"tkhd", b"edts", b"mdia", b"tref", b"udta"}),
+    "trak": frozenset({b"tkhd", b"edts", b"mdia", b"tref", b"udta", b"tapt"}),
 }
-"""Where -> boxes of the structure itself (ISO/IEC 14496-12), which the output has of its own."""
+"""Where -> boxes of the structure itself (ISO/IEC 14496-12; tapt: QuickTime's picture sizes), which the output has of its own."""
 
 MARK_KINDS = (b"free", b"GPS ")
 """Box type and first letters of the content of a Novatek GPS block."""

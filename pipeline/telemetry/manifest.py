@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.encode import publish
+from pipeline.telemetry.whole import whole_file
 
 SUFFIX = ".streams.json"
 FORMAT = 1
@@ -78,9 +78,8 @@ def write_manifest(source: Path, output: Path, entries: Iterable[Entry]) -> Path
         "entries": [entry.to_dict() for entry in entries],
     }
     path = manifest_path(output)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    publish(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 

@@ -7,10 +7,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.encode import publish
 from pipeline.moov import Box, boxes, inside, read_moov, resize, track_id, tracks
 from pipeline.telemetry.found import FoundBox, copy_spans
 from pipeline.telemetry.keep import BoxPlan
+from pipeline.telemetry.whole import whole_file
 
 
 def keep_boxes(source: Path, output: Path, plans: Sequence[BoxPlan], track_ids: Mapping[int, int]) -> None:
@@ -50,11 +50,9 @@ def save_boxes(source: Path, path: Path, plans: Sequence[BoxPlan]) -> bool:
     moved = sorted((plan for plan in plans if plan.at is not None), key=lambda plan: plan.at)
     if not moved:
         return False
-    partial = path.with_name(path.name + ".part")
-    with source.open("rb") as given, partial.open("wb") as file:
+    with source.open("rb") as given, whole_file(path) as partial, partial.open("wb") as file:
         for plan in moved:
             file.writelines(copy_spans(given, plan.box.spans))
-    publish(partial, path)
     return True
 
 

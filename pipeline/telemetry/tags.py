@@ -11,6 +11,9 @@ from pipeline.source import open_source
 from pipeline.streams import CODING_TAGS, MUXER_TAGS
 from pipeline.telemetry.manifest import Entry
 
+VENDOR = "vendor_id"
+"""Which program made the old coding (a field of mp4's sample entries)."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -39,8 +42,10 @@ def tag_entries(source: Path, result: Path | None, places: Mapping[int, int]) ->
     for index, words in enumerate(ours.streams):
         if result is not None and index not in places:
             continue
-        own = {name for name in words if MUXER_TAGS.fullmatch(name) or CODING_TAGS.fullmatch(name)}
-        entries += _group(f"tags of stream {index}", words, theirs.streams[places.get(index, index)], frozenset(own))
+        own = {name for name in words if name == VENDOR or MUXER_TAGS.fullmatch(name) or CODING_TAGS.fullmatch(name)}
+        said = theirs.file.items() & words.items()  # Matroska has one date for the whole file
+        there = dict(said) | theirs.streams[places.get(index, index)]
+        entries += _group(f"tags of stream {index}", words, there, frozenset(own))
     if ours.chapters:
         same = ours.chapters == theirs.chapters
         fate = (
