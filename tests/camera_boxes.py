@@ -77,6 +77,15 @@ def with_novatek(clip: Path, blocks: list[bytes], *, wrong: int = 0) -> bytes:
     return add_to_moov(data[:start] + b"".join(blocks) + data[start:], index)
 
 
+def with_loose_blocks(clip: Path, blocks: list[bytes]) -> bytes:
+    """The clip with the blocks at the end of its media data, where nothing leads to them: some firmware writes no index."""
+    data = clip.read_bytes()
+    (_, media, _), (_, moov, _) = walk(data)[-2:]
+    extra = b"".join(blocks)
+    grown = struct.pack(">I", moov - media + len(extra)) + data[media + 4 : moov] + extra
+    return data[:media] + grown + data[moov:]
+
+
 def nmea(body: str) -> bytes:
     """A sentence with its checksum."""
     total = 0

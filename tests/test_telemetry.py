@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from camera_boxes import (
     BLACKVUE,
@@ -21,12 +22,14 @@ from camera_boxes import (
     nmea,
     novatek_block,
     walk,
+    with_loose_blocks,
     with_novatek,
 )
 from clips import make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.telemetry import found as found_module
 from pipeline.telemetry.companions import plan_companions
 from pipeline.telemetry.fixes import GpsFix
 from pipeline.telemetry.found import find_boxes
@@ -35,6 +38,7 @@ from pipeline.telemetry.gpx import made_by_us, write_gpx
 from pipeline.telemetry.keep import LAST_OFFSET, plan_boxes, settle
 from pipeline.telemetry.nmea import MAX_LINE_BYTES, lines_of, nmea_fixes
 from pipeline.telemetry.novatek import novatek_fix
+from pipeline.telemetry.unowned import _gaps
 
 MOMENT = datetime(2024, 5, 6, 7, 8, 9)
 GPX = "{http://www.topografix.com/GPX/1/1}"
@@ -208,15 +212,46 @@ def test_a_block_that_is_named_again_and_again_is_there_once(clip: Path, tmp_pat
     assert found["mdat/free"][1] == len(novatek_block(0))
 
 
+def test_blocks_that_nothing_leads_to_are_found(clip: Path, tmp_path: Path) -> None:
+    blocks = [novatek_block(number) for number in range(3)]
+    found = found_in(tmp_path / "a.mp4", with_loose_blocks(clip, blocks))
+    assert found["mdat, bytes that are no box"] == fact("rest", b"".join(blocks))
+    assert "mdat, bytes that are no box" not in found_in(tmp_path / "b.mp4", clip.read_bytes())
+    spare = found_in(tmp_path / "c.mp4", with_loose_blocks(clip, [bytes(300)]))
+    assert spare["mdat, bytes that are no box"] == fact("padding", bytes(300))
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=8), st.integers(0, 30), st.integers(0, 30))
+def test_gaps_are_what_is_in_no_interval(spans: list[tuple[int, int]], start: int, length: int) -> None:
+    spans = sorted(spans)
+    first, size = (np.array([span[which] for span in spans], np.int64) for which in (0, 1))
+    gaps = _gaps(first, first + size, start, start + length)
+    taken = {place for one, count in spans for place in range(one, one + count)}
+    assert [place for one, count in gaps for place in range(one, one + count)] == [
+        place for place in range(start, start + length) if place not in taken
+    ]
+
+
+def test_more_boxes_than_a_camera_writes_are_called_impossible(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found_module, "MAX_BOXES", 5)
+    (tmp_path / "a.mp4").write_bytes(clip.read_bytes() + box(b"cam ", b"x") * 9)
+    plans = plan_boxes(find_boxes(tmp_path / "a.mp4"), "mp4", {1})
+    assert [plan.outcome for plan in plans if plan.box.nature == "uncounted"] == ["impossible"]
+
+
 def test_other_containers_have_no_boxes(tmp_path: Path) -> None:
     assert find_boxes(make_clip(tmp_path / "a.mkv", frames=2)) == []
 
 
 @given(st.data())
-def test_a_damaged_file_is_scanned_to_its_end(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    sound = bytearray(_sound())
+def test_a_damaged_file_is_scanned_to_its_end(
+    clip: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    sound = bytearray(data.draw(st.sampled_from([_sound(), clip.read_bytes(), with_loose_blocks(clip, [_sound()])])))
     for _ in range(data.draw(st.integers(0, 6))):
-        at = data.draw(st.integers(0, len(sound) - 1))
+        at = data.draw(st.integers(0, len(sound) - 1) | st.integers(max(0, len(sound) - 1500), len(sound) - 1))
         sound[at] = data.draw(st.sampled_from([0, 1, 7, 8, 16, 127, 255]))
     cut = bytes(sound[: data.draw(st.integers(0, len(sound)))])
     path = tmp_path_factory.getbasetemp() / "damaged.mp4"

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from camera_boxes import BLACKVUE, GOPRO, add_to_moov, box, children, nmea, novatek_block, walk, with_novatek
+from camera_boxes import (
+    BLACKVUE,
+    GOPRO,
+    add_to_moov,
+    box,
+    children,
+    nmea,
+    novatek_block,
+    walk,
+    with_loose_blocks,
+    with_novatek,
+)
 from clips import make_clip
 from joinery import ffmpeg
 
@@ -184,6 +195,15 @@ def test_bytes_that_are_no_box_are_moved(plain: Path, tmp_path: Path) -> None:
     convert(source, output, settings())
     assert (tmp_path / "hdr.telemetry.bin").read_bytes() == UNNAMED
     assert fates(output)["file, bytes that are no box"] == "moved"
+
+
+def test_gps_blocks_without_an_index_are_saved_and_read(plain: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "drive.mp4", tmp_path / "hdr.mp4"
+    source.write_bytes(with_loose_blocks(plain, BLOCKS))
+    convert(source, output, settings())
+    assert (tmp_path / "hdr.telemetry.bin").read_bytes() == b"".join(BLOCKS)
+    assert (tmp_path / "hdr.gpx").read_text().count("<trkpt") == len(BLOCKS)
+    assert verify(source, output).ok
 
 
 def test_a_manifest_only_when_there_is_something_to_say_or_asked_for(plain: Path, tmp_path: Path) -> None:

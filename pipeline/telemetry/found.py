@@ -12,11 +12,13 @@ from typing import BinaryIO
 
 from pipeline.moov import Box, boxes, inside, read_moov, track_id
 from pipeline.telemetry.known import MARK_KINDS, PADDING, STANDARD, words_for
+from pipeline.telemetry.unowned import unowned_spans
 
 BLOCK_BYTES = 1 << 20
 MAX_BOXES = 10_000
 MAX_WALKED = 2_000_000
 MAX_GPS_BLOCKS = 1_000_000
+MAX_UNOWNED_BYTES = 256 << 20
 MAX_GPS_BLOCK_BYTES = 1 << 20
 """Limits on what a hostile file can make us do; real files stay far below."""
 
@@ -34,7 +36,7 @@ class FoundBox:
     place: "file" (top level), "moov", "moov/udta", "trak N" or "trak N/udta" (N: track id), "mdat" (between the media data)
     kind: its four letters; "" for bytes that are no box
     nature: "vendor" (a box to be kept as it is), "padding" (zeros), "tags" (FFmpeg reads its entries as tags), "index" (Novatek's list of
-        GPS blocks), "blocks" (those blocks), "offsets" (it points at places in the file), "rest" (no box), "uncounted" (too many to list)
+        GPS blocks), "blocks" (those blocks), "offsets" (it points at places in the file), "rest" (no box), "left" (too much that no track leads to), "uncounted" (too many to list)
     what: in words; spans: (start, size) in the file, header included; sha256: of the spans' bytes one after another
     """
 
@@ -66,8 +68,8 @@ class FoundBox:
 def find_boxes(path: Path) -> list[FoundBox]:
     """Everything of that sort in an mp4 or mov file, in the file's order, moov's first; empty for other containers. Reads it in small pieces.
 
-    Padding is listed once a place and kind. Not looked at: boxes below a track's `mdia`, fragments (`moof`), and what lies in `mdat` without an
-    index or a track that leads to it. Raises OSError when reading fails.
+    Padding is listed once a place and kind. Not looked at: boxes below a track's `mdia`, fragments (`moof`) and their media data.
+    Raises OSError when reading fails.
     """
     with path.open("rb") as file:
         moov = read_moov(file)
@@ -76,6 +78,7 @@ def find_boxes(path: Path) -> list[FoundBox]:
         scan = _Scan(file)
         scan.walk_moov(*moov)
         scan.walk_file()
+        scan.between_media(moov[1])
         return scan.result()
 
 
@@ -94,9 +97,10 @@ class _Scan:
         self.end = file.seek(0, 2)
         self.found: list[FoundBox] = []
         self.padding: dict[tuple[str, str], list[tuple[int, int]]] = {}
-        self.padding_bytes: dict[tuple[str, str], int] = {}
         self.uncounted: tuple[int, int] | None = None
-        self.blocks: set[int] = set()
+        self.blocks: dict[int, int] = {}
+        self.media: list[tuple[int, int]] = []
+        self.unsure = False
         self.walked = 0
 
     def result(self) -> list[FoundBox]:
@@ -145,13 +149,34 @@ class _Scan:
                 size = self.end - at
             if size < body or at + size > self.end or not re.fullmatch(rb"[ -~\xa9]{4}", kind):
                 if kind == b"mdat":
-                    return  # cut short: media data to the end
+                    self.unsure = True  # cut short: media data to the end, and tables that lead beyond it
+                    return
                 break
+            self.unsure |= kind == b"moof"
+            if kind == b"mdat":
+                self.media.append((at + body, at + size))
             if kind not in STANDARD["file"] and at not in self.blocks:
                 start = self._read(at + body, min(size - body, 64))
                 self._add("file", kind, at, size, at + body, start)
             at += size
         self._rest("file", at, self.end - at)
+
+    def between_media(self, data: bytes) -> None:
+        """What lies in the media data and in no track. All of it is one thing, however many pieces it has."""
+        if self.unsure or self.uncounted is not None:
+            return
+        full: list[tuple[int, int]] = []
+        for span in unowned_spans(data, self.media, list(self.blocks.items())):
+            if self._is_zero(*span):
+                self._pad("mdat", "", *span)
+            else:
+                full.append(span)
+        if full:
+            blocks = self._read(full[0][0] + 4, 8) == b"".join(MARK_KINDS)
+            what = "Novatek GPS blocks that no index leads to" if blocks else "bytes that no track leads to"
+            count = "" if len(full) == 1 else f", in {len(full)} pieces"
+            nature = "rest" if sum(size for _, size in full) <= MAX_UNOWNED_BYTES else "left"
+            self._keep("mdat", "", nature, what + count, tuple(full))
 
     def _children(self, position: int, data: bytes, outer: Box, place: str) -> Iterator[Box]:
         end = outer.body
@@ -205,7 +230,7 @@ class _Scan:
             "moov", "gps ", "index" if spans else "offsets", what, ((position + box.start, box.end - box.start),)
         )
         if spans:
-            self.blocks = seen
+            self.blocks = dict(spans)
             what = f"{len(spans)} Novatek GPS blocks: time, position and speed"
             self._keep("mdat", "free", "blocks", what, tuple(spans))
 

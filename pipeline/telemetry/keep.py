@@ -62,6 +62,9 @@ def _plan(box: FoundBox, container: str, tracks: Collection[int], has_index: boo
         return BoxPlan(box, "padding", "", "there is nothing in it to keep")
     if box.nature == "uncounted":
         return BoxPlan(box, "impossible", "", "no camera writes so many; look at the source with another program")
+    if box.nature == "left":
+        why = "it is too much for camera data; an editor may have left old media behind"
+        return BoxPlan(box, "impossible", "", why)
     if box.nature == "tags":
         return BoxPlan(
             box, "remade", "tags", "FFmpeg reads its entries as tags, and they are written again with the output's own"

@@ -12,6 +12,7 @@ from pipeline.streams import CopyPlan, demux_streams
 from pipeline.telemetry.fixes import GpsFix
 from pipeline.telemetry.found import MAX_GPS_BLOCK_BYTES, FoundBox, copy_spans
 from pipeline.telemetry.gpmf import gpmf_fixes
+from pipeline.telemetry.known import MARK_KINDS
 from pipeline.telemetry.nmea import lines_of, nmea_fixes
 from pipeline.telemetry.novatek import novatek_fixes
 
@@ -31,11 +32,9 @@ def positions(
     for box in found:
         if box.nature == "blocks":
             yield "Novatek GPS blocks", novatek_fixes(_each(source, box.spans))
-    loose = tuple(
-        span for box in found if box.place == "file" and box.what == "Novatek: a GPS block" for span in box.spans
-    )
+    loose = [box.spans for box in found if box.what.startswith("Novatek") and box.nature in ("vendor", "rest")]
     if loose:
-        yield "Novatek GPS blocks without an index", novatek_fixes(_each(source, loose))
+        yield "Novatek GPS blocks without an index", novatek_fixes(_each(source, _blocks(source, sum(loose, ()))))
     for box in found:
         if box.nature == "vendor" and box.place == "file" and box.kind in ("free", "skip"):
             for text in _parts(source, box.spans[0], b"gps "):
@@ -59,7 +58,21 @@ def _packets(source: Path, index: int) -> Iterator[tuple[bytes, float]]:
             yield bytes(packet), float((packet.duration or 0) * (packet.time_base or Fraction(0)))
 
 
-def _each(source: Path, spans: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
+def _blocks(source: Path, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The GPS blocks in these places, where each may hold several in a row."""
+    with source.open("rb") as file:
+        for start, size in spans:
+            at = start
+            while at + 12 <= start + size:
+                file.seek(at)
+                length, *mark = struct.unpack(">I4s4s", file.read(12).ljust(12, b"\0"))
+                if tuple(mark) != MARK_KINDS or length < 12:
+                    break
+                yield at, length
+                at += length
+
+
+def _each(source: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
     """The start of each place; what a block says lies in its first hundred bytes."""
     with source.open("rb") as file:
         for start, size in spans:
