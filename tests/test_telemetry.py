@@ -127,6 +127,11 @@ def test_gps5_without_fix_or_divisors_gives_none(bad: bytes) -> None:
     assert list(gpmf_fixes([(bad, 1.0)])) == []
 
 
+@pytest.mark.parametrize("seconds", [1e18, -1.0, float("inf"), float("nan")])
+def test_a_packet_that_claims_to_last_for_ever_keeps_its_places(seconds: float) -> None:
+    assert [fix.utc for fix in gpmf_fixes([(gps5_packet(3), seconds)])] == [MOMENT + timedelta(seconds=0.25)] * 4
+
+
 @given(st.binary(max_size=400), st.integers(0, 400))
 def test_hostile_bytes_never_crash_a_reader(noise: bytes, place: int) -> None:
     for sound in (novatek_block(1), gps9_packet(), gps5_packet(3), BLACKVUE_TEXT):

@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from pipeline.telemetry.fixes import GpsFix, fix_of
 
 MAX_DEPTH = 8
+MAX_PACKET_SECONDS = 3600.0
+"""A packet covers about one second; what claims more than an hour is not believed."""
 GPS5 = struct.Struct(">5i")
 GPS9 = struct.Struct(">7iHH")
 GPS9_TYPE = b"lllllllSS"
@@ -21,7 +23,8 @@ EPOCH_2000 = datetime(2000, 1, 1)
 
 def gpmf_fixes(packets: Iterable[tuple[bytes, float]]) -> Iterator[GpsFix]:
     """Positions of a gpmd track. packets: (bytes, seconds that the packet covers); samples of GPS5 lie evenly over them."""
-    for payload, seconds in packets:
+    for payload, stated in packets:
+        seconds = stated if 0 <= stated <= MAX_PACKET_SECONDS else 0.0
         for stream in _streams(payload, 0):
             if b"GPS5" in stream:
                 yield from _gps5(stream, seconds)
