@@ -128,6 +128,7 @@ class ExtrasConfig:
     hdr10plus: OUTPUT.hdr10plus.json, dynamic metadata (ST 2094-40) for hdr10plus_tool
     evidence: OUTPUT.evidence.json, hashes of source, model, settings and result, and what was counted
     report: OUTPUT.report.html, the conversion in pictures and curves
+    manifest: OUTPUT.streams.json, what became of every stream, box, tag and companion file, even where all of it is in the output
     frames: every frame as a picture file: png16 (linear, 65535 = peak_nits), png16pq (PQ, BT.2020) or exr (half float, 1.0 = SDR white)
     """
 
@@ -135,6 +136,7 @@ class ExtrasConfig:
     hdr10plus: bool = False
     evidence: bool = False
     report: bool = False
+    manifest: bool = False
     frames: str = "none"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import heapq
 import json
 import os
@@ -47,12 +48,14 @@ class AssembleReport:
     shift_seconds: added to every time of every stream; 0 unless something that is shown lies before time 0 in the source
     packets: how many packets of each source stream went in (converted and copied), by source index
     output_streams: source index -> stream index in the output, for streams that have a track of their own there
+    payloads: source index -> bytes and SHA-256 of all packets (or the picture, or the attachment) of a stream that was copied
     warnings: one sentence each
     """
 
     shift_seconds: Fraction = Fraction(0)
     packets: dict[int, int] = field(default_factory=dict)
     output_streams: dict[int, int] = field(default_factory=dict)
+    payloads: dict[int, tuple[int, str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -117,6 +120,7 @@ class _Join:
         self.mastering, self.light = metadata
         self.shift, self.held = shift, held
         self.hidden: dict[int, tuple[int, int]] = {}
+        self.payloads: dict[int, tuple[int, str]] = {}
         self.copied: CopiedPackets | None = None
         self.converted: dict[int, tuple[Stream, TrackPackets]] = {}
         self.scale = 0
@@ -145,6 +149,7 @@ class _Join:
     ) -> None:
         """Declare all streams in the source's order, with everything that a header says about them."""
         spans = {one.track.stream_index: one for one in tracks}
+        self.payloads = {index: (len(data), hashlib.sha256(data).hexdigest()) for index, (_, data) in pictures.items()}
         actions = {plan.stream: plan.action for plan in copies}
         copied: dict[int, Stream] = {}
         for stream in self.opened.streams:
@@ -156,6 +161,7 @@ class _Join:
             elif action == "attachment":
                 name = stream.name or f"attachment{stream.index}"
                 self.out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+                self.payloads[stream.index] = len(stream.data), hashlib.sha256(stream.data).hexdigest()
             elif stream.index in pictures and self.container == "mkv":
                 codec, picture = pictures[stream.index]
                 ending, mime = COVER_CODECS[codec]
@@ -196,6 +202,7 @@ class _Join:
         } | self.copied.counts
         report.output_streams = {index: made.index for index, (made, _) in self.converted.items()}
         report.output_streams |= {index: made.index for index, made in self.copied.streams.items()}
+        report.payloads = self.payloads | self.copied.payloads()
         report.warnings += self.copied.warnings
 
     def _keep_timecode(self, actions: dict[int, str]) -> None:

@@ -23,6 +23,7 @@ from pipeline.sequence import Run, wrap
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
 from pipeline.streams import plan_copies
+from pipeline.telemetry.account import account_of
 from pipeline.verify import PROVENANCE_KEY, read_provenance, verify
 from pipeline.version import VERSION
 
@@ -101,6 +102,7 @@ class Conversion:
         partial = self.workdir / f"final.{plan.container}"
         converted = {track.stream_index for track in plan.tracks}
         copies = plan_copies(prepared.source, plan.container, converted)
+        account = account_of(prepared, copies)
         joined = assemble(
             prepared.source,
             partial,
@@ -113,11 +115,13 @@ class Conversion:
             provenance_key=PROVENANCE_KEY,
             provenance=self._provenance(levels),
         )
+        account = account.keep(joined, partial)
         report = verify(
             prepared.source,
             partial,
             sidecar_stem=prepared.output,
             to_be_saved={copy.stream for copy in copies if copy.action == "sidecar"},
+            boxes_to_be_saved=account.moved_boxes,
             fps=prepared.fps,
             color_overrides=prepared.color_overrides,
         )
@@ -128,10 +132,11 @@ class Conversion:
             )
         self._check_source()
         write_sidecars(prepared.source, copies, prepared.output, joined.shift_seconds)
+        saved = account.save(joined, partial, always="manifest" in plan.extras)
         publish(partial, prepared.output)
         repeated = sum(len(line["repeated"]) for line in self.lines.values())
         redone = sum(line["redone_in_float32"] for line in self.lines.values())
-        warnings = [*plan.warnings, *joined.warnings]
+        warnings = [*plan.warnings, *joined.warnings, *saved.warnings]
         if repeated:
             warnings.append(
                 f"{repeated} damaged frames were replaced by the last good one, so that timing holds (--strict refuses such files)."
@@ -140,7 +145,9 @@ class Conversion:
             warnings.append(f"the decoder gave {strangers} frames that no packet announces; they are left out.")
         if redone:
             warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
-        finished = Finished(prepared, self.lines, copies, joined.shift_seconds, joined.output_streams, tuple(warnings))
+        finished = Finished(
+            prepared, self.lines, saved.entries, joined.shift_seconds, joined.output_streams, tuple(warnings)
+        )
         write_extras(finished)
         if "report" in plan.extras and write_report is not None:
             try:
@@ -162,7 +169,8 @@ class Conversion:
             repeated_frames=repeated,
             redone_in_float32=redone,
             streams=[dataclasses.asdict(copy) for copy in copies],
-            beside=[str(path) for paths in extra_paths(prepared).values() for path in paths],
+            account=[entry.to_dict() for entry in saved.entries],
+            beside=list(dict.fromkeys(str(path) for path in [*saved.files, *_extra_files(prepared)])),
             warnings=warnings,
         )
 
@@ -231,6 +239,10 @@ def _stamp(source: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
+def _extra_files(prepared: Prepared) -> list[Path]:
+    return [path for paths in extra_paths(prepared).values() for path in paths]
+
+
 def _provenance_of(output: Path) -> dict[str, Any]:
     """What an earlier output says of itself; empty when the file is none of ours."""
     try:
@@ -280,7 +292,7 @@ def _started(
     else:
         earlier = _provenance_of(output)
         same = earlier.get("identity") == prepared.plan.identity()
-        beside = [*prepared.frames, *(path for paths in extra_paths(prepared).values() for path in paths)]
+        beside = [*prepared.frames, *_extra_files(prepared)]
         if same and all(path.exists() for path in beside):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 (lock or WorkLock(prepared.workdir)).remove_folder()

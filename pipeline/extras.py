@@ -16,7 +16,8 @@ from pipeline.evidence import TrackEvidence, manifest, manifest_path, write_mani
 from pipeline.hdr10plus import json_path, write_json
 from pipeline.mask import join_masks, mask_path
 from pipeline.prepare import Prepared
-from pipeline.streams import CopyPlan
+from pipeline.telemetry.manifest import Entry
+from pipeline.telemetry.manifest import manifest_path as streams_path
 
 REPORT_SUFFIX = ".report.html"
 
@@ -25,13 +26,13 @@ REPORT_SUFFIX = ".report.html"
 class Finished:
     """A conversion whose output is published, and whose work folder is still there.
 
-    lines: ledger line of each (track, span); copies: what became of the other streams
+    lines: ledger line of each (track, span); account: what became of every stream, box, tag and companion file
     shift_seconds, output_streams, warnings: as pipeline.assemble reports them, warnings with those of the plan
     """
 
     prepared: Prepared
     lines: Mapping[tuple[int, int], Mapping[str, Any]]
-    copies: Sequence[CopyPlan]
+    account: Sequence[Entry]
     shift_seconds: Fraction
     output_streams: Mapping[int, int]
     warnings: Sequence[str]
@@ -53,6 +54,7 @@ def extra_paths(prepared: Prepared) -> dict[str, list[Path]]:
         "mask": [mask_path(output, number) for number in tracks],
         "hdr10plus": [json_path(output, number) for number in tracks],
         "evidence": [manifest_path(output)],
+        "manifest": [streams_path(output)],
         "report": [output.with_name(output.stem + REPORT_SUFFIX)],
     }
     return {name: files for name, files in paths.items() if name in prepared.plan.extras}

@@ -146,7 +146,7 @@ def busy_stages(track: Track) -> frozenset[str]:
 def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
     """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, and "stats" (pipeline/frame_stats.py)."""
     own = {"mask", *frame_files.ENDINGS} & set(extras)
-    return frozenset(own | ({"stats"} if set(extras) - own else set()))
+    return frozenset(own | ({"stats"} if set(extras) - own - {"manifest"} else set()))
 
 
 def lenders(track: Track, span: Span) -> tuple[Neighbour | None, Neighbour | None]:

@@ -13,12 +13,15 @@ from pipeline.file_report import FileReport
 from pipeline.plan import Track
 from pipeline.prepare import Prepared, disk_need_bytes
 from pipeline.streams import plan_copies
+from pipeline.telemetry.account import account_of
+from pipeline.telemetry.manifest import Entry
 
 
 def plan_facts(prepared: Prepared) -> dict[str, Any]:
     """What convert would do with a file, as plain data (--dry-run --json)."""
     plan = prepared.plan
     copies = plan_copies(prepared.source, plan.container, {track.stream_index for track in plan.tracks})
+    account = account_of(prepared, copies).planned()
     return {
         "source": str(prepared.source),
         "output": str(prepared.output),
@@ -42,6 +45,7 @@ def plan_facts(prepared: Prepared) -> dict[str, Any]:
         "streams": [
             {"stream": copy.stream, "kind": copy.kind, "action": copy.action, "reason": copy.reason} for copy in copies
         ],
+        "account": [entry.to_dict() for entry in account],
         "warnings": list(plan.warnings),
     }
 
@@ -104,8 +108,9 @@ def print_plan(console: Console, prepared: Prepared) -> None:
             table.add_row("  denoised", f"with strength {track['denoise_strength']:g}: its keyframes show blocks")
         lengths = sorted(frames for _, frames in track["spans"])
         table.add_row("  spans", f"{len(lengths)}, of {lengths[0]} to {lengths[-1]} frames")
-    for stream in facts["streams"]:
-        table.add_row(f"stream {stream['stream']}", f"{stream['kind']}: {stream['action']} ({stream['reason']})")
+    for entry in (Entry(**facts) for facts in facts["account"]):
+        if entry.outcome != "converted":
+            table.add_row(entry.name, f"{entry.what}: {entry.fate} ({entry.reason})")
     restores = "" if facts["restores_highlights"] else " (not trained: restores no highlights)"
     table.add_row("model", f"{facts['model']}{restores}, {facts['precision']} on {facts['device']}")
     table.add_row("arithmetic", facts["numerics_class"])
