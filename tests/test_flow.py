@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import flow
 from pipeline.stages.temporal import METHODS
@@ -108,6 +109,38 @@ def test_means_around_are_those_of_the_repeated_edge(method: flow.Method, side_p
     padded = np.pad(maps.numpy(), ((0, 0), (half, half), (half, half)), mode="edge")
     expected = np.lib.stride_tricks.sliding_window_view(padded, (side_px, side_px), (1, 2)).mean((-2, -1))
     np.testing.assert_allclose(method.mean_around(maps, side_px).numpy(), expected, atol=1e-6)
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        self.names.append(func.overloadpacket._qualified_op_name)
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::index", "aten::is_nonzero"}
+"""Operations for whose answer the host waits: numbers taken out of tensors, and results whose size depends on values."""
+NOT_REPRODUCIBLE = {
+    "aten::scatter_add",
+    "aten::index_add",
+    "aten::index_put",
+    "aten::histc",
+    "aten::cumsum",
+    "aten::median",
+}
+
+
+def test_tensors_are_never_asked_for_a_number_and_never_added_with_atomics() -> None:
+    with Operations() as seen:
+        METHODS["tensor"].find_motions(picture(scene()), [picture(scene((1, 0))), picture(scene((2, 1)))])
+    assert "aten::grid_sampler_2d" in seen.names
+    assert not WAITING & set(seen.names)
+    assert not {name.rstrip("_") for name in seen.names} & NOT_REPRODUCIBLE
 
 
 def test_the_device_chooses_the_method_and_says_why() -> None:
