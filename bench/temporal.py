@@ -190,7 +190,9 @@ def main() -> None:
     header = (
         f"Temporal smoothing of what `{args.model}` restores (`--flow {args.flow}`), {len(drives)} virtual drives scored at 1000 nits. "
         f"Aim: excess flicker falls by {LEAST_FALL:.0%} or is at most {LOW_EXCESS}; hl_stops at most 2 % worse; lamp at least 0.9. "
-        f"Time on {torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}; `sample` is once a frame, the rest is on top."
+        + ("Time on " if args.rounds else "Not timed; ")
+        + f"{torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}"
+        + ("; `sample` is once a frame, the rest is on top." if args.rounds else ".")
     )
     text = "\n".join([header, "", table(results)])
     name = "temporal" if args.flow == "dis" else f"temporal_{args.flow}"
