@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from models.deform_conv import choose_backend
 from models.model import Model
-from pipeline import frame_files, light
+from pipeline import flow, frame_files, light
+from pipeline.choice import Choice
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout, pack, unpack
 from pipeline.errors import ConversionError, InputError
 from pipeline.frame_stats import FrameStats, measure_frame, restored_share
@@ -99,12 +100,18 @@ class Engine:
             "reconstruct": lambda: Guarded(boxes, self._reconstruct) if boxes else self._reconstruct,
             "grade": lambda: Grade(out.white_nits, out.peak_nits, **told["grade"]),
         }
-        self.temporal = Temporal(**told["temporal"]) if "temporal" in stage_names else None
+        self._flow = flow.choose_method(self.device)
+        self.temporal = Temporal(**told["temporal"], method=self._flow.taken) if "temporal" in stage_names else None
         self.stages = nn.ModuleList(makers[name]() for name in stage_names if name in makers)
         restoring = len(self.stages) - ("grade" in stage_names)
         self._before, self._after = self.stages[:restoring], self.stages[restoring:]
         self._beside = beside
         self._model, self.precision, self._tile, self._scale = model, precision, tile, scale
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What was decided for this device and why, for people."""
+        return (self._flow,) if self.temporal else ()
 
     @property
     def redone_frames(self) -> int:

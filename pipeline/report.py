@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.extras import extra_paths
 from pipeline.file_report import FileReport
+from pipeline.flow import choose_method
 from pipeline.plan import Track
 from pipeline.prepare import Prepared, disk_need_bytes
 from pipeline.streams import plan_copies
@@ -101,7 +103,8 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         for name, (value, reason) in track["color"].items():
             table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
         if track["temporal_radius"]:
-            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side")
+            motion = choose_method(torch.device(facts["device"]))
+            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side; {motion}")
         if track["drive"]:
             table.add_row("  drive", track["drive"])
         if track["denoise_strength"]:

@@ -272,6 +272,7 @@ class _SpanWork:
         for frame in lanes.run(frames, self._first, self._owned):
             self._hand_on([frame], out)
         self.lane_seconds += lanes.seconds
+        self.choices += engine.choices if self.plan.device == "cuda" else ()
 
     def _hand_on(self, frames: list[PackedFrame], out: queue.Queue[PackedFrame | None]) -> None:
         for frame in frames:
