@@ -85,7 +85,8 @@ def _convert(args: argparse.Namespace) -> int:
         raise InputError("convert: no input named; give a video file, a folder or a glob.")
     config = load_config(args.profile, args.config, overrides)
     _apply_flags(config, args)
-    jobs, skipped = find_jobs(inputs, args.output, config.output.container, config.extras.frames)
+    wanted = config.output
+    jobs, skipped = find_jobs(inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
     console = Console(stderr=args.json)
     if args.dry_run:
         prepared, reports = plan_batch(jobs, config)

@@ -102,7 +102,11 @@ class GradeConfig:
 
 @dataclass
 class OutputConfig:
-    """The HDR file: transfer function, codec and container. crf null = the encoder's transparent default, preset null likewise."""
+    """The HDR file: transfer function, codec and container. crf null = the encoder's transparent default, preset null likewise.
+
+    codec: hevc and av1 are for players; prores (10-bit 4:2:2, preset hq or 422) is for editing and goes into .mov and .mkv; ffv1
+        (10-bit 4:2:0, lossless) is for archives and goes into .mkv
+    """
 
     transfer: str = "pq"
     codec: str = "hevc"
@@ -187,8 +191,8 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
     "reconstruct.scale": (1, 0.5),
     "output.transfer": ("pq", "hlg"),
     "extras.frames": ("none", "png16", "png16pq", "exr"),
-    "output.codec": ("hevc", "av1"),
-    "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc"),
+    "output.codec": ("hevc", "av1", "prores", "ffv1"),
+    "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc", "prores_ks", "ffv1"),
     "output.container": ("auto", "mp4", "mov", "mkv"),
 }
 

@@ -23,11 +23,11 @@ from av.container import Flags, InputContainer, OutputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from pipeline.boxes import template_stream
+from pipeline.boxes import complete_header, template_stream
 from pipeline.codec_delay import delayed_template
 from pipeline.copied_packets import CopiedPackets, StreamStart, movie_timescale, read_starts, shift_needed
 from pipeline.errors import ConversionError
-from pipeline.hdr10 import ContentLight, MasteringDisplay, insert
+from pipeline.hdr10 import IN_PACKETS, ContentLight, MasteringDisplay, insert
 from pipeline.moov import finish_moov
 from pipeline.picture_geometry import read_geometry, shown_part
 from pipeline.source import open_source
@@ -71,7 +71,7 @@ def assemble(
 ) -> AssembleReport:
     """Write `output_tmp`, complete and on disk. The caller gives it its final name.
 
-    copies: from `plan_copies`; container: "mp4", "mov" or "mkv"; codec: of the spans, "hevc" or "av1"
+    copies: from `plan_copies`; container: "mp4", "mov" or "mkv"; codec: of the spans (encoder_choice.EncoderChoice)
     mastering, light (MaxCLL, MaxFALL in whole nits): HDR10 metadata for keyframe packets and container; None for HLG
     provenance: written as one JSON tag named `provenance_key`; "shift_seconds" (a fraction as text) is added to it
     Output streams stand in the source's order. Raises ConversionError naming file, stream and time; OSError (ENOSPC) when the
@@ -217,7 +217,7 @@ class _Join:
         clap = shown_part(geometry.clap, (track.width, track.height), (coded.width, coded.height))
         holder, template = template_stream(coded, self.mastering, self.light, clap, self.container)
         self.held.callback(holder.close)
-        made = self.out.add_stream_from_template(template, opaque=True)
+        made = self.out.add_stream_from_template(template, opaque=self.codec != "ffv1")
         made.metadata.clear()
         made.metadata.update(kept_tags(stream.metadata, encoded_anew=True))
         made.disposition = stream.disposition
@@ -232,12 +232,13 @@ class _Join:
             made.set_display_matrix(geometry.display_matrix)
         elif track.rotation:
             made.set_display_rotation(track.rotation)
+        complete_header(made, coded)
         packets = TrackPackets(spans, round(self.shift * track.time_base_den), self._keyframe_change())
         self.converted[stream.index] = made, packets
 
     def _keyframe_change(self) -> Callable[[bytes], bytes] | None:
         codec, mastering, light = self.codec, self.mastering, self.light
-        if mastering is None or light is None:
+        if mastering is None or light is None or codec not in IN_PACKETS:
             return None
         return lambda payload: insert(codec, payload, mastering, light)
 

@@ -13,6 +13,7 @@ from models import checkpoints
 from models.model import DEVICE_PRECISIONS, Model, best_precision
 from pipeline import engine as engines
 from pipeline.color import OutputSpec
+from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
 from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
@@ -37,6 +38,7 @@ AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base"
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
+BITS_A_PIXEL = {"prores_ks": 5.0, "ffv1": 12.0}
 BYTES_A_PIXEL_OF_A_FRAME = 6
 """Of a picture with 16 bits a channel, before compression, which noise defeats."""
 
@@ -66,13 +68,19 @@ def work_folder(output: Path) -> Path:
     return output.with_name(output.name + ".work")
 
 
-def choose_container(output: Path, wanted: str) -> str:
-    """mp4, mov or mkv, from the setting or the file's name. Raises InputError when they disagree or the name says nothing."""
+def choose_container(output: Path, wanted: str, codec: str = "hevc") -> str:
+    """mp4, mov or mkv, from the setting or the file's name.
+
+    Raises InputError when they disagree, the name says nothing, or the codec does not go into it.
+    """
     by_name = CONTAINERS.get(output.suffix.lower())
     if by_name is None:
         raise InputError(f"{output}: the output's name must end in one of {', '.join(CONTAINERS)}.")
     if wanted not in ("auto", by_name):
         raise InputError(f"{output}: the name says {by_name}, output.container says {wanted}; make them agree.")
+    if by_name not in CODEC_CONTAINERS[codec]:
+        legal = ", ".join(f".{name}" for name in CODEC_CONTAINERS[codec])
+        raise InputError(f"{output}: output.codec={codec} does not go into {by_name}; legal endings: {legal}.")
     return by_name
 
 
@@ -143,7 +151,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         source=str(source.resolve()),
         source_bytes=source.stat().st_size,
         output=str(output.resolve()),
-        container=choose_container(output, config.output.container),
+        container=choose_container(output, config.output.container, encoder.codec),
         model=model.spec.name,
         model_path=model_path,
         model_sha256=model.spec.sha256,
@@ -153,7 +161,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         numerics_class=engines.numerics_class(device),
         stages=_active_stages(config, tracks),
         strict=config.input.strict,
-        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits),
+        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits, encoder.chroma),
         encoder=encoder,
         settings_hash=_settings_hash(config, precision, device, encoder),
         tracks=tuple(tracks),
@@ -224,10 +232,15 @@ def check_space(prepared: Prepared) -> None:
 def disk_need_bytes(prepared: Prepared) -> int:
     """Estimate of what the work folder and the output take together: spans, the joined file, and the copied streams.
 
-    By bits a pixel: real clips took 0.3 to 0.7 at libx265's default crf 10; six crf steps halve or double that.
+    By bits a pixel: real clips took 0.3 to 0.7 at libx265's default crf 10; six crf steps halve or double that. For encoders without a
+    crf by what they take a pixel (BITS_A_PIXEL).
     """
     pixels = sum(track.width * track.height * track.frames for track in prepared.plan.tracks)
-    bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - prepared.plan.encoder.crf) / 6)
+    encoder = prepared.plan.encoder
+    if encoder.crf is None:
+        bits_a_pixel = BITS_A_PIXEL[encoder.encoder]
+    else:
+        bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - encoder.crf) / 6)
     pictures = 2 * BYTES_A_PIXEL_OF_A_FRAME * pixels if prepared.frames else 0
     return round(2 * pixels * bits_a_pixel / 8) + pictures + prepared.plan.source_bytes + 1_000_000
 

@@ -77,7 +77,7 @@ def run_span(
     job = plan.tracks[track]
     piece = job.spans[span]
     key = span_key(plan, job, piece, index)
-    final = folder / f"span_{track}_{span:05d}_{key[:16]}.mp4"
+    final = folder / f"span_{track}_{span:05d}_{key[:16]}.{plan.encoder.span_container}"
     beside = {kind: final.with_suffix(ENDINGS[kind]) for kind in sorted(kinds_beside(plan.extras))}
     partial, *partials = (one.with_name(f".{one.name}.{os.getpid()}.part") for one in (final, *beside.values()))
     engine = engine_for(plan, track, threads)

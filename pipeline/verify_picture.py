@@ -20,7 +20,8 @@ from pipeline.verify_packets import open_video
 from pipeline.verify_report import Check
 from pipeline.verify_seams import Brightness, brightness_of_hdr
 
-PIXEL_FORMAT = "yuv420p10le"
+PIXEL_FORMATS = {"prores": "yuv422p10le"}
+"""Codec -> what it decodes to; all others to yuv420p10le."""
 MAX_FALL_TOLERANCE = 0.03
 MAX_CLL_TOLERANCE = 0.10
 SMALL_PICTURE_TOLERANCE = 0.30
@@ -87,6 +88,7 @@ def decode_picture(
         stream = container.streams.video[_video_number(container, stream_index)]
         result.pixels = stream.width * stream.height
         stream.thread_type = "AUTO"
+        wanted = PIXEL_FORMATS.get(stream.codec_context.codec.canonical_name, "yuv420p10le")
         stream.codec_context.options = {"err_detect": "explode"}
         for first, last in runs:
             expected = first
@@ -95,7 +97,7 @@ def decode_picture(
                     if number != expected:
                         result.problem = f"{_at(index, expected)} does not come out of the decoder"
                         return result
-                    result.problem = _unfit(frame)
+                    result.problem = _unfit(frame, wanted)
                     if result.problem:
                         result.problem = f"{_at(index, number)} {result.problem}"
                         return result
@@ -140,9 +142,9 @@ def _frames(
             return
 
 
-def _unfit(frame: av.VideoFrame) -> str | None:
-    if frame.format.name != PIXEL_FORMAT:
-        return f"is {frame.format.name} instead of {PIXEL_FORMAT} (10 bits, 4:2:0)"
+def _unfit(frame: av.VideoFrame, wanted: str) -> str | None:
+    if frame.format.name != wanted:
+        return f"is {frame.format.name} instead of {wanted} (10 bits, 4:2:{wanted[5]})"
     return "is damaged" if frame.is_corrupt else None
 
 
