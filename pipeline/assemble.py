@@ -81,7 +81,7 @@ def assemble(
         starts = read_starts(opened, [plan.stream for plan in copies if plan.action == "copy"])
     pictures = _read_covers(source, copies)
     shift = shift_needed(tracks, starts, container)
-    report = AssembleReport(shift, warnings=_warnings(tracks, copies, container, shift))
+    report = AssembleReport(shift, warnings=_warnings(tracks, copies, container, codec, shift))
     metadata = (mastering, ContentLight(*light) if light is not None else None)
     try:
         with open_source(source) as opened, contextlib.ExitStack() as held:
@@ -286,13 +286,21 @@ def _read_covers(source: Path, copies: list[CopyPlan]) -> dict[int, tuple[str, b
         return {index: (covers[index], bytes(packets[0])) for index, packets in found.items() if packets}
 
 
-def _warnings(tracks: list[TrackSpans], copies: list[CopyPlan], container: str, shift: Fraction) -> list[str]:
+def _warnings(
+    tracks: list[TrackSpans], copies: list[CopyPlan], container: str, codec: str, shift: Fraction
+) -> list[str]:
     said = [text for plan in copies if (text := sentence(plan)) is not None]
     if shift:
         said.append(
             f"the source starts before time 0, which {container} cannot say: all streams are shifted by {shift} s ({float(shift):.6f})."
         )
     if container == "mkv":
+        shapes = {spans.track.sample_aspect_ratio for spans in tracks} - {None, Fraction(1)}
+        if shapes and codec != "hevc":
+            said.append(
+                f"Matroska cannot be told here that pixels of {codec} have the shape {min(shapes)}: players show them square; "
+                "output.codec=hevc or another container keeps it."
+            )
         worst = max((_rounding(spans, shift) for spans in tracks), default=0.0)
         if worst > 0:
             said.append(
