@@ -68,11 +68,13 @@ def assemble(
     light: tuple[int, int] | None,
     provenance_key: str,
     provenance: dict[str, Any],
+    least_shift: Fraction = Fraction(0),
 ) -> AssembleReport:
     """Write `output_tmp`, complete and on disk. The caller gives it its final name.
 
     copies: from `plan_copies`; container: "mp4", "mov" or "mkv"; codec: of the spans (encoder_choice.EncoderChoice)
     mastering, light (MaxCLL, MaxFALL in whole nits): HDR10 metadata for keyframe packets and container; None for HLG
+    least_shift: seconds by which all times are moved at least (a proxy is moved as its result is)
     provenance: written as one JSON tag named `provenance_key`; "shift_seconds" (a fraction as text) is added to it
     Output streams stand in the source's order. Raises ConversionError naming file, stream and time; OSError (ENOSPC) when the
     disk is full. On any error no file is left.
@@ -80,7 +82,7 @@ def assemble(
     with open_source(source) as opened:
         starts = read_starts(opened, [plan.stream for plan in copies if plan.action == "copy"])
     pictures = _read_covers(source, copies)
-    shift = shift_needed(tracks, starts, container)
+    shift = max(shift_needed(tracks, starts, container), least_shift)
     report = AssembleReport(shift, warnings=_warnings(tracks, copies, container, codec, shift))
     metadata = (mastering, ContentLight(*light) if light is not None else None)
     try:
@@ -214,7 +216,8 @@ class _Join:
         track = spans.track
         geometry = read_geometry(stream)
         coded = self.held.enter_context(av.open(str(spans.files[0]))).streams.video[0]
-        clap = shown_part(geometry.clap, (track.width, track.height), (coded.width, coded.height))
+        crop = None if spans.scaled else geometry.clap
+        clap = shown_part(crop, (track.width, track.height), (coded.width, coded.height))
         holder, template = template_stream(coded, self.mastering, self.light, clap, self.container)
         self.held.callback(holder.close)
         made = self.out.add_stream_from_template(template, opaque=self.codec != "ffv1")
@@ -228,7 +231,7 @@ class _Join:
             made.codec_context.sample_aspect_ratio = track.sample_aspect_ratio
         if self.codec == "hevc" and self.container != "mkv":
             made.codec_context.codec_tag = "hvc1"
-        if geometry.display_matrix is not None:
+        if geometry.display_matrix is not None and not spans.scaled:
             made.set_display_matrix(geometry.display_matrix)
         elif track.rotation:
             made.set_display_rotation(track.rotation)

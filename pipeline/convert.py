@@ -20,6 +20,7 @@ from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import Ledger, WorkLock
 from pipeline.light import LightLevels
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work, rate_asked, work_folder
+from pipeline.proxy_file import proxies_current
 from pipeline.sequence import Run, wrap
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
@@ -139,7 +140,7 @@ class Conversion:
         if redone:
             warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
         finished = Finished(prepared, self.lines, copies, joined.shift_seconds, joined.output_streams, tuple(warnings))
-        write_extras(finished)
+        warnings += write_extras(finished)
         if "report" in plan.extras and write_report is not None:
             try:
                 write_report(finished, extra_paths(prepared)["report"][0])
@@ -260,7 +261,7 @@ def start(
         earlier = _provenance_of(output)
         same = earlier.get("identity") == prepared.plan.identity()
         beside = [*prepared.frames, *(path for paths in extra_paths(prepared).values() for path in paths)]
-        if same and all(path.exists() for path in beside):
+        if same and all(path.exists() for path in beside) and proxies_current(prepared):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 WorkLock(prepared.workdir).remove_folder()
             return FileReport(

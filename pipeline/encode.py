@@ -19,12 +19,11 @@ import av
 import torch
 from av.error import FFmpegError
 
-from pipeline.encoder_choice import HARDWARE, EncoderChoice, color_tags, configure
+from pipeline.encoder_choice import HARDWARE, X265_MIN_WIDTH, EncoderChoice, color_tags, configure
 from pipeline.errors import ConversionError, InputError
 from pipeline.hardware import gpu_frame, p010_planes
 
 LUMA_TOLERANCE_CODES = 8.0
-X265_MIN_WIDTH = 64
 X265_REORDER_FRAMES = 2
 
 

@@ -46,6 +46,7 @@ DEFAULTS = {
 BT2020_PRIMARIES, BT2020_NCL, BT709, LIMITED_RANGE = 9, 9, 1, 1
 KEYFRAME_SECONDS = 2
 X265_CTU_PX = 64
+X265_MIN_WIDTH = 64
 X265_SMALL_PICTURE = ":ctu=16:weightp=0:weightb=0"
 """x265 4.2 reads memory that it never wrote when a picture is one coding tree unit wide or high (valgrind names the weighted
 reference pictures), so that bytes come out at random. Units of 16 pixels and no weighting: nothing is read that was not written."""
@@ -54,6 +55,7 @@ FFV1_SLICES = 16
 """Of every picture; FFmpeg would take their number from that of the cores."""
 FFV1_SLICED_PX = 16
 """Pictures that are less wide or high are one slice."""
+PROXY_CRF, PROXY_PRESET = 20, "veryfast"
 TRIAL_SIZE = (640, 368)
 """Width and height of the pictures that an encoder is tried with."""
 
@@ -217,6 +219,12 @@ def trial_encoder(encoder: str, on_gpu: bool = False) -> VideoCodecContext:
     return context
 
 
+def proxy_encoder(kind: str) -> EncoderChoice:
+    """The encoder of a proxy: H.264 of 8 bits for "sdr", HEVC Main 10 for "hlg"."""
+    codec, encoder = ("h264", "libx264") if kind == "sdr" else ("hevc", "libx265")
+    return EncoderChoice(codec, encoder, PROXY_CRF, PROXY_PRESET, _fixed_options(encoder), f"an {kind} proxy")
+
+
 def check_container(codec: str, container: str) -> None:
     """Raise InputError when the codec does not go into the container ("auto" is the output's name's to say)."""
     if container not in ("auto", *CONTAINERS[codec]):
@@ -286,6 +294,8 @@ def _fixed_options(encoder: str) -> dict[str, str]:
         return {"profile": "main10", "x265-params": params}
     if encoder == "libsvtav1":
         return {"svtav1-params": "irefresh-type=2:scd=0:enable-tf=0"}
+    if encoder == "libx264":
+        return {"profile": "high", "x264-params": "threads=1:lookahead-threads=1"}
     if encoder == "ffv1":
         return {"level": "3", "coder": "range_def", "context": "1", "slicecrc": "1"}
     if encoder == "prores_ks":

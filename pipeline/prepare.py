@@ -14,7 +14,7 @@ from models.model import DEVICE_PRECISIONS, Model, best_precision
 from pipeline import engine as engines
 from pipeline.color import OutputSpec
 from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
-from pipeline.encoder_choice import EncoderChoice, resolve_encoder
+from pipeline.encoder_choice import X265_MIN_WIDTH, EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex, build_index
@@ -28,6 +28,7 @@ from pipeline.plan import (
     span_key,
 )
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
+from pipeline.proxy import Proxy, proxy_size
 from pipeline.span_job import PLAN_NAME, index_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
@@ -146,6 +147,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         tracks.append(track)
         warnings += notes
     kinds = () if config.extras.frames == "none" else (config.extras.frames,)
+    proxy = _proxy_name(source, config, tracks)
     plan = Plan(
         version=PLAN_VERSION,
         source=str(source.resolve()),
@@ -169,11 +171,23 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
         stage_options={"grade": _grade_options(config)},
-        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds,
+        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds + proxy,
     )
     if kinds and not frames:
         frames = frame_paths(output, tracks[0].frames, *kinds)
     return Prepared(source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames)
+
+
+def _proxy_name(source: Path, config: Config, tracks: list[Track]) -> tuple[str, ...]:
+    if config.extras.proxy == "none":
+        return ()
+    proxy = Proxy(config.extras.proxy, config.extras.proxy_width)
+    narrowest = min(proxy_size(track.width, track.height, proxy.width)[0] for track in tracks)
+    if proxy.kind == "hlg" and narrowest < X265_MIN_WIDTH:
+        raise InputError(
+            f"{source}: extras.proxy=hlg needs a picture of {X265_MIN_WIDTH} pixels across, this has {narrowest}; legal: none, sdr."
+        )
+    return (proxy.name,)
 
 
 def open_work(prepared: Prepared) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
