@@ -36,7 +36,8 @@ def proxies_current(prepared: Prepared) -> bool:
 
 
 def write_proxy(prepared: Prepared, track: int, files: Sequence[Path], shift: Fraction, target: Path) -> list[str]:
-    """Join the pieces of one track, with the first sound of the source that mp4 holds, and publish. Returns warnings.
+    """Join the pieces of one track, with the first sound of the source that mp4 holds, and publish. Returns warnings of its own; those
+    about the source's times the result has given.
 
     files: pieces of all spans, in order; shift: seconds added to the result's times, and so to the proxy's
     Raises ConversionError when a piece is damaged, OSError (ENOSPC) when the disk is full.
@@ -52,7 +53,7 @@ def write_proxy(prepared: Prepared, track: int, files: Sequence[Path], shift: Fr
     sounds = [copy for copy in streams if copy.kind == "audio"]
     sound = [copy for copy in sounds if copy.action == "copy"][:1]
     partial = prepared.workdir / f"final.{track}{SUFFIX}"
-    report = assemble(
+    assemble(
         prepared.source,
         partial,
         [TrackSpans(small, tuple(files), *times, scaled=True)],
@@ -66,10 +67,7 @@ def write_proxy(prepared: Prepared, track: int, files: Sequence[Path], shift: Fr
         least_shift=shift,
     )
     publish(partial, target)
-    warnings = [f"{target.name}: {warning}" for warning in report.warnings]
-    if sounds and not sound:
-        warnings.append(f"{target.name}: has no sound, as mp4 holds none of the source's.")
-    return warnings
+    return [f"{target.name} has no sound: mp4 holds none of the source's."] if sounds and not sound else []
 
 
 def _made_of(prepared: Prepared, proxy: Proxy) -> dict[str, str]:

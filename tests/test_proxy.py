@@ -20,6 +20,7 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.proxy import Proxy, make_proxy, proxy_in, proxy_size, resize, tone_mapped
 from tests import oracles
 from tests.clips import make_clip
+from tests.joinery import ffmpeg
 
 Array = np.ndarray
 WORDS = ["model=neutral", "temporal.radius=0", "span.target_seconds=0.6", "span.min_seconds=0.3"]
@@ -219,6 +220,35 @@ def test_times_sound_and_turn_are_the_sources(tmp_path: Path, kind: str, rotatio
     seen = oracles.mediainfo(proxy)
     assert float(seen.get("Rotation", 0)) == float(oracles.mediainfo(source).get("Rotation", 0))
     assert seen["transfer_characteristics"] == {"sdr": "BT.709", "hlg": "HLG"}[kind]
+
+
+SOURCE = ["-f", "lavfi", "-i", "testsrc=s=96x64:r=25:d=0.8", "-f", "lavfi", "-i", "sine=r=48000:d=0.8"]
+
+
+def test_a_start_before_zero_moves_both_alike(tmp_path: Path) -> None:
+    """A clock that wraps half a second in: FFmpeg counts the start down from the wrap, and mp4 cannot say it."""
+    source, output = tmp_path / "a.ts", tmp_path / "o.mp4"
+    late = ["-c:v", "libx264", "-c:a", "aac", "-muxdelay", "0", "-muxpreload", "0", "-output_ts_offset", "95443.3"]
+    ffmpeg(*SOURCE, *late, source)
+    report = convert(source, output, config("extras.proxy=sdr"))
+    assert sum("before time 0" in warning for warning in report.warnings) == 1
+    proxy = tmp_path / "o.proxy.mp4"
+    assert oracles.frame_times(proxy) == oracles.frame_times(output)
+    assert oracles.packets(proxy, 1) == oracles.packets(output, 1)
+
+
+@pytest.mark.parametrize("second", [True, False])
+def test_the_first_sound_that_mp4_takes_is_in_it(tmp_path: Path, second: bool) -> None:
+    source, output = tmp_path / "a.mkv", tmp_path / "o.mkv"
+    sounds = ["-map", "0", "-map", "1", "-c:a:0", "wmav2"] + (["-map", "1", "-c:a:1", "aac"] if second else [])
+    ffmpeg(*SOURCE, *sounds, source)
+    report = convert(source, output, config("extras.proxy=sdr"))
+    kinds = [stream["codec_name"] for stream in oracles.ffprobe(tmp_path / "o.proxy.mp4", "-show_streams")["streams"]]
+    assert kinds == (["h264", "aac"] if second else ["h264"])
+    assert any("has no sound" in warning for warning in report.warnings) != second
+    if second:
+        wanted = [digest for _, digest in oracles.packets(source, 2)]
+        assert [digest for _, digest in oracles.packets(tmp_path / "o.proxy.mp4", 1)] == wanted
 
 
 def test_the_result_is_the_same_with_or_without_and_a_proxy_can_be_had_later(tmp_path: Path) -> None:
