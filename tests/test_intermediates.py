@@ -70,6 +70,26 @@ def test_ffv1_gives_every_plane_back_bit_for_bit(tmp_path: Path, size: tuple[int
         assert all(packet.is_keyframe for packet in file.demux(video=0) if packet.size)
 
 
+def test_a_lossless_output_holds_what_the_encoder_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the engine's planes to the joined file, bit for bit; and they are those that HEVC gets."""
+    given: list[list[torch.Tensor]] = []
+
+    class Recording(SpanEncoder):
+        def write(self, y: torch.Tensor, u: torch.Tensor, v: torch.Tensor, pts: int, duration: int) -> None:
+            given.append([plane.clone() for plane in (y, u, v)])
+            super().write(y, u, v, pts, duration)
+
+    monkeypatch.setattr(span_job, "SpanEncoder", Recording)
+    source = make_clip(tmp_path / "a.mp4", frames=24, width=97, height=63, pix_fmt="yuv444p")
+    for codec, name in (("ffv1", "o.mkv"), ("hevc", "o.mp4")):
+        convert(source, tmp_path / name, load_config("dashcam", None, [*WORDS, f"output.codec={codec}"]))
+    found = decoded(tmp_path / "o.mkv")
+    assert len(found) == 24 and len(given) == 48
+    for theirs, ours, hevc in zip(found, given[:24], given[24:], strict=True):
+        assert all(torch.equal(*pair) for pair in zip(theirs, ours, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(ours, hevc, strict=True))
+
+
 def test_a_flipped_bit_in_ffv1_is_noticed(tmp_path: Path) -> None:
     """Every slice carries a checksum: FFmpeg tells of it, and so does `verify`, which says where."""
     source = make_clip(tmp_path / "a.mp4", frames=12, width=96, height=64)

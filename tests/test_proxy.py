@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from configs.schema import Config, load_config
 from pipeline import encode, span_job
 from pipeline.color import OutputSpec
 from pipeline.convert import convert
+from pipeline.encoder_choice import proxy_encoder
 from pipeline.errors import ConversionError, InputError
 from pipeline.proxy import Proxy, make_proxy, proxy_in, proxy_size, resize, tone_mapped
 from tests import oracles
@@ -23,6 +28,7 @@ from tests.clips import make_clip
 from tests.joinery import ffmpeg
 
 Array = np.ndarray
+ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["model=neutral", "temporal.radius=0", "span.target_seconds=0.6", "span.min_seconds=0.3"]
 BT2020_TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
@@ -69,6 +75,28 @@ def test_bits_do_not_depend_on_torchs_threads(kind: str) -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for planes in made[1:] for one, other in zip(made[0], planes, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["sdr", "hlg"])
+@pytest.mark.parametrize("size", [(64, 96), (128, 192), (74, 100)])
+def test_an_encoder_writes_the_same_bytes_each_time(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
+    """Whatever lies in memory that was freed: x264's macroblock tree read it, and took other decisions each time."""
+    height, width = size
+    base, chance = light(height, width + 12), torch.Generator().manual_seed(4)
+    grain = [0.05 * torch.rand((3, height, width), generator=chance) for _ in range(12)]
+    pictures = [base[:, :, number : number + width] + one for number, one in enumerate(grain)]
+    frames = [make_proxy(picture, Proxy(kind, 1280), PQ, number) for number, picture in enumerate(pictures)]
+    shape = {"width": width, "height": height, "time_base": Fraction(1, 12800), "rate": Fraction(25)}
+    found = set()
+    for turn in range(8):
+        torch.rand(turn * 1000 + 1)
+        path = tmp_path / "piece.mp4"
+        more = {"sample_aspect_ratio": None, "transfer": kind, "threads": 1 + turn % 3}
+        with encode.SpanEncoder(path, proxy_encoder(kind), **shape, **more) as encoder:
+            for number, planes in enumerate(frames):
+                encoder.write(*planes, 512 * number, 512)
+        found.add(path.read_bytes())
+    assert len(found) == 1
 
 
 def test_mid_tones_stay_highlights_fold_in_and_hue_is_kept() -> None:
@@ -299,6 +327,51 @@ def test_threads_and_a_stop_change_no_byte(tmp_path: Path, monkeypatch: pytest.M
     for name in ("o.mp4", "o.proxy.mp4"):
         assert len(set(oracles.digest([folder / name for folder in folders]))) == 1, name
     assert sorted(path.name for path in folders[3].iterdir()) == ["o.mp4", "o.proxy.mp4"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from configs.schema import load_config
+from pipeline import convert as conversions, extras, span_job
+
+def die(*args, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+source, output, moment, words = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
+if moment == "joined":
+    extras.write_proxy = die
+elif moment == "joining":
+    from pipeline import proxy_file
+    proxy_file.publish = die
+else:
+    real, seen = span_job.publish, []
+    def publish(*args):
+        seen.append(args)
+        if len(seen) == int(moment):
+            die()
+        real(*args)
+    span_job.publish = publish
+conversions.convert(source, output, load_config("dashcam", None, words))
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """SIGKILL before a second span's proxy is published, between it and its video, when the result is there, and in the join."""
+    source = make_clip(tmp_path / "a.mp4", frames=40, width=96, height=64, gop=13, audio=True)
+    words = [*WORDS, "output.codec=prores", "extras.proxy=sdr"]
+    wanted = tmp_path / "undisturbed"
+    convert(source, wanted / "o.mov", load_config("dashcam", None, words))
+    for moment in ("3", "4", "joined", "joining"):
+        output = tmp_path / moment / "o.mov"
+        command = [sys.executable, "-c", KILLED, str(source), str(output), moment, *words]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        report = convert(source, output, load_config("dashcam", None, words))
+        assert report.status == "done" and report.spans_reused >= 1
+        for name in ("o.mov", "o.proxy.mp4"):
+            assert (output.parent / name).read_bytes() == (wanted / name).read_bytes(), (moment, name)
+        assert sorted(path.name for path in output.parent.iterdir()) == ["o.mov", "o.proxy.mp4"]
 
 
 def test_a_piece_that_decodes_to_something_else_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
