@@ -104,8 +104,9 @@ def template_stream(
     """A stream like `stream` (of an open span file) whose parameters also carry the metadata given.
 
     Use: `holder, template = template_stream(...)`, then `made = out.add_stream_from_template(template, opaque=opaque)`, where `opaque`
-    is False for FFV1, `complete_header(made, stream)`, mux, close `out`, and close `holder` last: the template lives in it. FFmpeg then writes mdcv + clli + clap (mp4, mov) or MasteringMetadata +
-    MaxCLL + MaxFALL + PixelCrop (mkv). Keyframe packets still need their SEI or OBU: see hdr10.insert.
+    is False for FFV1, `complete_header(made, stream)`, mux, close `out`, and close `holder` last: the template lives in it. FFmpeg then
+    writes mdcv + clli + clap (mp4, mov) or MasteringMetadata + MaxCLL + MaxFALL + PixelCrop (mkv). Keyframe packets of HEVC and AV1
+    still need their SEI or OBU: see hdr10.insert.
     What a template does not carry, set on `made`: `made.codec_context.codec_tag = "hvc1"` for HEVC in mp4 and mov, rotation, and
     `made.codec_context.sample_aspect_ratio`, which AV1 needs (its bitstream has none; in mkv it is lost even so, as PyAV cannot set it).
 
