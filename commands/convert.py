@@ -29,6 +29,7 @@ def add_convert(commands: Any) -> None:  # noqa: ANN401
   run_pipeline.py convert sdcard/ --output hdr/                 a folder; its tree is mirrored
   run_pipeline.py convert 'trip*/*.mp4' --output hdr/ --dry-run what would happen, and why
   run_pipeline.py convert drive.mp4 --output d.mkv grade.peak_nits=600 output.codec=av1
+  run_pipeline.py convert drive.mp4 --output d.mov output.codec=prores extras.proxy=sdr    for editing, with a small video beside it
 
 Settings: any key of configs/schema.py as key=value; a misspelt key lists the legal ones.
 Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interrupted. With several files the rest goes on.""",
@@ -85,7 +86,8 @@ def _convert(args: argparse.Namespace) -> int:
         raise InputError("convert: no input named; give a video file, a folder or a glob.")
     config = load_config(args.profile, args.config, overrides)
     _apply_flags(config, args)
-    jobs, skipped = find_jobs(inputs, args.output, config.output.container, config.extras.frames)
+    wanted = config.output
+    jobs, skipped = find_jobs(inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
     console = Console(stderr=args.json)
     if args.dry_run:
         prepared, reports = plan_batch(jobs, config)

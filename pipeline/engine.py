@@ -23,6 +23,7 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.frame_stats import FrameStats, measure_frame, restored_share
 from pipeline.invented import invented
 from pipeline.light import LightLevels
+from pipeline.proxy import make_proxy, proxy_in
 from pipeline.stages.deband import Deband
 from pipeline.stages.denoise import Denoise
 from pipeline.stages.grade import Grade
@@ -49,6 +50,7 @@ class PackedFrame:
     mask: Tensor | None = None
     stats: FrameStats | None = None
     linear: Tensor | None = None
+    proxy: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Engine:
     model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
     options: keyword arguments of stages by their names, such as {"temporal": {"radius": 2}}
     boxes: where text is burnt in, which the network does not get to see
-    beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py)
+    beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py), a proxy's name (pipeline/proxy.py)
 
     Stages see one frame at a time, but for `temporal`, which sees `radius` more on either side. Without it, `process` does everything;
     with it, `sample` goes before that stage and `finish` from there on.
@@ -105,7 +107,7 @@ class Engine:
         self.stages = nn.ModuleList(makers[name]() for name in stage_names if name in makers)
         restoring = len(self.stages) - ("grade" in stage_names)
         self._before, self._after = self.stages[:restoring], self.stages[restoring:]
-        self._beside = beside
+        self._beside, self._proxy = beside, proxy_in(beside)
         self._model, self.precision, self._tile, self._scale = model, precision, tile, scale
 
     @property
@@ -173,6 +175,7 @@ class Engine:
         for stage in self._after:
             frames = stage(frames)
         linear = frames.cpu() if self._beside & frame_files.ENDINGS.keys() else [None] * len(frames)
+        proxies = self._proxies(frames, first_frame)
         numbers = torch.arange(first_frame, first_frame + len(frames))
         y, u, v = (plane.cpu() for plane in pack(frames, self.out, numbers))
         transfer = self.out.transfer
@@ -184,9 +187,18 @@ class Engine:
         else:
             levels, stats = light.measure(y, u, v, transfer), [None] * len(frames)
         return [
-            PackedFrame(*planes, level, mean_luma(planes[0]), mask, one, light_of_it)
-            for *planes, level, mask, one, light_of_it in zip(y, u, v, levels, masks, stats, linear, strict=True)
+            PackedFrame(*planes, level, mean_luma(planes[0]), *beside)
+            for *planes, level, beside in zip(
+                y, u, v, levels, zip(masks, stats, linear, proxies, strict=True), strict=True
+            )
         ]
+
+    def _proxies(self, frames: Tensor, first_frame: int) -> list[tuple[Tensor, Tensor, Tensor] | None]:
+        """Planes of the proxies of graded frames, on the CPU; None each where there are to be none."""
+        if self._proxy is None:
+            return [None] * len(frames)
+        made = [make_proxy(frame, self._proxy, self.out, number) for number, frame in enumerate(frames, first_frame)]
+        return [(y.cpu(), u.cpu(), v.cpu()) for y, u, v in made]
 
     def _upload(self, plane: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -22,6 +22,7 @@ from pipeline.encoder_choice import EncoderChoice
 from pipeline.index import VideoIndex, packets_for
 from pipeline.neighbour import DrivePlace, Neighbour
 from pipeline.overlay import OverlayBox
+from pipeline.proxy import PREFIX
 from pipeline.span import Span
 from pipeline.version import software
 
@@ -144,8 +145,9 @@ def busy_stages(track: Track) -> frozenset[str]:
 
 
 def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
-    """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, and "stats" (pipeline/frame_stats.py)."""
-    own = {"mask", *frame_files.ENDINGS} & set(extras)
+    """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, a proxy's name, and "stats"
+    (pipeline/frame_stats.py)."""
+    own = {name for name in extras if name in ("mask", *frame_files.ENDINGS) or name.startswith(PREFIX)}
     return frozenset(own | ({"stats"} if set(extras) - own - {"manifest"} else set()))
 
 

@@ -14,7 +14,8 @@ from models.model import DEVICE_PRECISIONS, Model, best_precision
 from pipeline import engine as engines
 from pipeline.color import OutputSpec
 from pipeline.drive_files import join_drive
-from pipeline.encoder_choice import EncoderChoice, resolve_encoder
+from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
+from pipeline.encoder_choice import X265_MIN_WIDTH, EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex, build_index
@@ -28,6 +29,7 @@ from pipeline.plan import (
     span_key,
 )
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
+from pipeline.proxy import Proxy, proxy_size
 from pipeline.span_job import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
@@ -38,6 +40,8 @@ AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base"
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
+BITS_A_PIXEL = {"prores_ks": 4.0, "ffv1": 6.0}
+"""highway_960x540.mp4 took 3.0 with ProRes 422 HQ and 3.6 with FFV1; Apple's target for 422 HQ at 1080p is 3.5."""
 BYTES_A_PIXEL_OF_A_FRAME = 6
 """Of a picture with 16 bits a channel, before compression, which noise defeats."""
 
@@ -68,13 +72,19 @@ def work_folder(output: Path) -> Path:
     return output.with_name(output.name + ".work")
 
 
-def choose_container(output: Path, wanted: str) -> str:
-    """mp4, mov or mkv, from the setting or the file's name. Raises InputError when they disagree or the name says nothing."""
+def choose_container(output: Path, wanted: str, codec: str = "hevc") -> str:
+    """mp4, mov or mkv, from the setting or the file's name.
+
+    Raises InputError when they disagree, the name says nothing, or the codec does not go into it.
+    """
     by_name = CONTAINERS.get(output.suffix.lower())
     if by_name is None:
         raise InputError(f"{output}: the output's name must end in one of {', '.join(CONTAINERS)}.")
     if wanted not in ("auto", by_name):
         raise InputError(f"{output}: the name says {by_name}, output.container says {wanted}; make them agree.")
+    if by_name not in CODEC_CONTAINERS[codec]:
+        legal = ", ".join(f".{name}" for name in CODEC_CONTAINERS[codec])
+        raise InputError(f"{output}: output.codec={codec} does not go into {by_name}; legal endings: {legal}.")
     return by_name
 
 
@@ -148,12 +158,13 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         tracks.append(track)
         warnings += notes
     kinds = () if config.extras.frames == "none" else (config.extras.frames,)
+    proxy = _proxy_name(source, config, tracks)
     plan = Plan(
         version=PLAN_VERSION,
         source=str(source.resolve()),
         source_bytes=source.stat().st_size,
         output=str(output.resolve()),
-        container=choose_container(output, config.output.container),
+        container=choose_container(output, config.output.container, encoder.codec),
         model=model.spec.name,
         model_path=model_path,
         model_sha256=model.spec.sha256,
@@ -163,7 +174,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         numerics_class=engines.numerics_class(device),
         stages=_active_stages(config, tracks),
         strict=config.input.strict,
-        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits),
+        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits, encoder.chroma),
         encoder=encoder,
         settings_hash=_settings_hash(config, precision, device, encoder),
         tracks=tuple(tracks),
@@ -171,13 +182,25 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
         stage_options={"grade": _grade_options(config)},
-        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds,
+        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds + proxy,
     )
     if kinds and not frames:
         frames = frame_paths(output, tracks[0].frames, *kinds)
     return Prepared(
         source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames, tuple(lent)
     )
+
+
+def _proxy_name(source: Path, config: Config, tracks: list[Track]) -> tuple[str, ...]:
+    if config.extras.proxy == "none":
+        return ()
+    proxy = Proxy(config.extras.proxy, config.extras.proxy_width)
+    narrowest = min(proxy_size(track.width, track.height, proxy.width)[0] for track in tracks)
+    if proxy.kind == "hlg" and narrowest < X265_MIN_WIDTH:
+        raise InputError(
+            f"{source}: extras.proxy=hlg needs a picture of {X265_MIN_WIDTH} pixels across, this has {narrowest}; legal: none, sdr."
+        )
+    return (proxy.name,)
 
 
 def open_work(prepared: Prepared, lock: WorkLock | None = None) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
@@ -241,10 +264,15 @@ def check_space(prepared: Prepared) -> None:
 def disk_need_bytes(prepared: Prepared) -> int:
     """Estimate of what the work folder and the output take together: spans, the joined file, and the copied streams.
 
-    By bits a pixel: real clips took 0.3 to 0.7 at libx265's default crf 10; six crf steps halve or double that.
+    By bits a pixel: real clips took 0.3 to 0.7 at libx265's default crf 10; six crf steps halve or double that. For encoders without a
+    crf by what they take a pixel (BITS_A_PIXEL).
     """
     pixels = sum(track.width * track.height * track.frames for track in prepared.plan.tracks)
-    bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - prepared.plan.encoder.crf) / 6)
+    encoder = prepared.plan.encoder
+    if encoder.crf is None:
+        bits_a_pixel = BITS_A_PIXEL[encoder.encoder]
+    else:
+        bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - encoder.crf) / 6)
     pictures = 2 * BYTES_A_PIXEL_OF_A_FRAME * pixels if prepared.frames else 0
     return round(2 * pixels * bits_a_pixel / 8) + pictures + prepared.plan.source_bytes + 1_000_000
 
