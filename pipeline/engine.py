@@ -52,7 +52,7 @@ class PackedFrame:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as unpacked; sample: that stage's own."""
+    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as recorded, its text as shown; sample: that stage's own."""
 
     sdr: Tensor
     sample: Sample
@@ -129,14 +129,13 @@ class Engine:
         first_frame: number of the first one within the track (dither)
         """
         with torch.inference_mode():
-            sdr = self._unpacked(planes)
-            return self._finished(sdr, self._restored(sdr), first_frame)
+            return self._finished(*self._restored(self._unpacked(planes)), first_frame)
 
     def sample(self, planes: tuple[Tensor, ...]) -> Kept:
         """Decoded planes of one frame -> what `finish` needs of it, for itself and for its neighbours."""
         with torch.inference_mode():
-            sdr = self._unpacked([planes])
-            return Kept(sdr, self.temporal.sample(sdr[0], self._restored(sdr)[0]))
+            sdr, restored = self._restored(self._unpacked([planes]))
+            return Kept(sdr, self.temporal.sample(sdr[0], restored[0]))
 
     def finish(self, window: Sequence[Kept], place: int, number: int) -> PackedFrame:
         """Smooth, grade and pack one frame.
@@ -154,13 +153,19 @@ class Engine:
         stacked = tuple(self._upload(torch.stack([frame[plane] for frame in planes])) for plane in range(count))
         return unpack(stacked, self.layout, self.color)
 
-    def _restored(self, frames: Tensor) -> Tensor:
+    def _restored(self, sdr: Tensor) -> tuple[Tensor, Tensor]:
+        """What counts as recorded, and the restored frames: the text that the guard holds below white was not put there by the network."""
+        frames = sdr
         for stage in self._before:
-            frames = stage(frames)
-        return frames
+            if isinstance(stage, Guarded):
+                held, restored = stage.pair(frames)
+                sdr, frames = sdr + (held - frames), restored
+            else:
+                frames = stage(frames)
+        return sdr, frames
 
     def _finished(self, sdr: Tensor, frames: Tensor, first_frame: int) -> list[PackedFrame]:
-        """sdr: as unpacked; frames: restored. Both (N,3,H,W)."""
+        """As `_restored` gives them, (N,3,H,W) both."""
         masks = invented(sdr, frames).cpu() if "mask" in self._beside else [None] * len(frames)
         shares = [restored_share(*pair) for pair in zip(sdr, frames, strict=True)] if "stats" in self._beside else []
         for stage in self._after:

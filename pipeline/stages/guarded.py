@@ -25,11 +25,16 @@ class Guarded(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Restored frames with their text."""
+        return self.pair(frames)[1]
+
+    def pair(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with their text as it will be shown, and the same restored: what differs is the network's alone."""
         hidden, matte = self._guard.hide(frames)
-        return self._guard.show(self._reconstruct(hidden), frames, hidden, matte)
+        held = self._guard.hold(frames, matte)
+        return held, self._guard.show(self._reconstruct(hidden), held, hidden, matte)
 
     def attempt(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """As Reconstruct's: frames, and (N,) bool whether each was finite."""
         hidden, matte = self._guard.hide(frames)
         restored, good = self._reconstruct.attempt(hidden)
-        return self._guard.show(restored, frames, hidden, matte), good
+        return self._guard.show(restored, self._guard.hold(frames, matte), hidden, matte), good

@@ -28,6 +28,9 @@ CONTEXT_PX = 24
 SMEAR_PX = 2
 """The codec smears text so far at most: these pixels do not serve to guess what is behind text."""
 
+TEXT_LIGHT = 0.8
+"""Text is held at this at most (1.0 = SDR white): x265 at the default crf of 10 gave thin strokes up to 1.37 times the light of their largest channel."""
+
 FIRM = 1.6
 """Cover is multiplied by it and cut at 1: a pixel that text covers by five eighths keeps the SDR's light alone, since what is left of a
 restored sky behind it would lift it over white."""
@@ -187,22 +190,32 @@ class OverlayGuard(nn.Module):
                 self._hide_one(region, region.of(hidden[one]), region.of(matte[one]))
         return hidden, matte
 
-    def show(self, restored: Tensor, frames: Tensor, hidden: Tensor, matte: Tensor) -> Tensor:
-        """Put the text back. restored: what the network made of `hidden`; frames: as given to `hide`. New tensor (N,3,H,W).
+    def hold(self, frames: Tensor, matte: Tensor) -> Tensor:
+        """frames as given to `hide`, their text held at TEXT_LIGHT at most, in its own hue: what `show` puts back. New tensor.
 
-        Text that was recorded above nominal white comes down to 1.0. White text and what lies right around it is made grey where something there
-        is above white: 4:2:0 video has one colour for four pixels, and that of the surroundings would lift red or blue of the text over white.
+        White text and what lies right around it is made grey where something there would be above that: 4:2:0 video has one colour for four
+        pixels, and that of the surroundings would lift red or blue of the text over white.
         """
-        shown = restored.clone(memory_format=torch.contiguous_format)
+        held = frames.clone(memory_format=torch.contiguous_format)
         for region in self._placed(frames):
-            sdr, filled, cover = region.of(frames), region.of(hidden), region.of(matte)
-            change = (region.of(restored) - filled) * (1 - cover)
-            kept = torch.minimum(sdr - cover * (sdr - 1).clamp(min=0), torch.where(cover >= 1, 1.0, torch.inf))
-            touched = (filled != sdr).any(dim=1, keepdim=True) | (cover > 0)
-            target = region.of(shown)
-            target.copy_(torch.where(touched, kept + change, region.of(restored)))
+            light, cover = region.of(held), region.of(matte)
             if region.white:
-                target.copy_(_without_fringes(target, sdr, cover, region.inside))
+                light.copy_(_without_fringes(light, light, cover, region.inside))
+            over = TEXT_LIGHT / light.amax(dim=1, keepdim=True).clamp(min=TEXT_LIGHT)
+            light.mul_(1 - cover * (1 - over))
+        return held
+
+    def show(self, restored: Tensor, held: Tensor, hidden: Tensor, matte: Tensor) -> Tensor:
+        """Put the text back. restored: what the network made of `hidden`; held: see there. New tensor (N,3,H,W)."""
+        shown = restored.clone(memory_format=torch.contiguous_format)
+        for region in self._placed(held):
+            text, filled, cover = region.of(held), region.of(hidden), region.of(matte)
+            change = (region.of(restored) - filled) * (1 - cover)
+            touched = (filled != text).any(dim=1, keepdim=True) | (cover > 0)
+            target = region.of(shown)
+            target.copy_(torch.where(touched, text + change, region.of(restored)))
+            if region.white:
+                target.copy_(_without_fringes(target, text, cover, region.inside))
         return shown
 
     def _placed(self, frames: Tensor) -> list[_Region]:
@@ -249,9 +262,9 @@ class OverlayGuard(nn.Module):
 
 
 def _without_fringes(light: Tensor, sdr: Tensor, cover: Tensor, inside: Tensor) -> Tensor:
-    """light, sdr (1,3,h,w), cover, inside (1,1,h,w) -> light, grey of the same luminance within SMEAR_PX of text where anything there is above 1.0."""
+    """light, sdr (1,3,h,w), cover, inside (1,1,h,w) -> light, grey of the same luminance within SMEAR_PX of text where anything there is above TEXT_LIGHT."""
     near = spread((cover >= COVERED).to(cover.dtype), SMEAR_PX) * inside
-    bright = (torch.maximum(light, sdr).amax(dim=1, keepdim=True) > 1).to(cover.dtype)
+    bright = (torch.maximum(light, sdr).amax(dim=1, keepdim=True) > TEXT_LIGHT).to(cover.dtype)
     red, green, blue = light[:, 0:1], light[:, 1:2], light[:, 2:3]
     grey = green + (red - green) * 0.2126 + (blue - green) * 0.0722
     return torch.where(near * spread(near * bright, SMEAR_PX) > 0, grey, light)
