@@ -2,7 +2,7 @@
 
 Text moves with the camera while the scene passes behind it: a pixel of it is bright, part of a narrow structure, and of the same level in
 picture after picture. Several such pieces of one height in a row make a line of text; digits that change are found beside those that stay. A
-single piece counts (as a logo) only where it is very steady and the scene right around it is not. Where the camera stands still everything
+single piece counts (as a logo) only where it is very steady, its sharp edge included. Where the camera stands still everything
 is steady, and nothing is found: then boxes can be given by hand.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import InputError
-from pipeline.overlay_text import MOVING_CODES, Area, change_of, joined, lines_of, logos_of, look, pieces_of
+from pipeline.overlay_logos import logos_of
+from pipeline.overlay_text import MOVING_CODES, Area, change_of, joined, lines_of, look, pieces_of
 from pipeline.stages.overlay import CONTEXT_PX, cover_of, darkness_of, fill, kernel_px, spread
 
 Array = np.ndarray
@@ -68,7 +69,7 @@ def find_overlays(frames: Iterable[Array]) -> tuple[OverlayBox, ...]:
     areas: list[tuple[Area, int, int]] = []
     for number, view in enumerate(look(pictures, max(7, change.shape[0] // 16))):
         pieces = pieces_of(view)
-        areas += [(*found, number) for found in lines_of(pieces, view) + logos_of(pieces, view, change)]
+        areas += [(*found, number) for found in lines_of(pieces, view) + logos_of(pieces, view, pictures, number)]
     boxes = [_described(_padded(area, px, change.shape), px, pictures, number) for area, px, number in joined(areas)]
     return tuple(sorted((box for box in boxes if "f" in box.text), key=lambda box: (box.y, box.x)))
 
