@@ -50,10 +50,19 @@ STROKE_LIKE = 0.30
 JOINING = 0.6
 """Light joins across pixels of so much of the text's own signal, not across an outline."""
 
+SATURATED = 0.95
+"""Least channel (signal) from which a pixel that is no text is sky, as it stands beside text: no smear makes the dark so bright."""
+
 COVERED = 0.15
 """Less cover than this is noise."""
 
-SMOOTHING_ROUNDS = 24
+SMOOTHING_ROUNDS = 4
+LINES = ((1, 0), (0, 1), (1, 1), (1, -1), (1, 2), (1, -2), (2, 1), (2, -1))
+"""Steps in pixels, across and down, of the lines along which holes are filled."""
+LINE_DOUBLINGS = 6
+"""Lines reach 2 ** this less one steps."""
+ALIKE = 3e-3
+"""Square of a difference of signal (0 to 1) below which the ends of a line are as good as alike."""
 _TOP_LIGHT = 4.0
 _SMALL = 1e-6
 
@@ -66,18 +75,51 @@ def signal_of(light: Tensor) -> Tensor:
 def fill(signal: Tensor, hole: Tensor) -> Tensor:
     """Fill holes from around: signal (N,C,h,w), hole (N or 1,1,h,w) 1 where to fill, 0 elsewhere -> new (N,C,h,w).
 
-    First from means of ever larger blocks of what is known (push-pull, Gortler et al. 1996), then smoothed by Jacobi steps of Laplace's
-    equation. All hole: 0.
+    Each pixel is a mean over straight lines through it: of what stands at a line's two ends, by their distances. A line counts for more the
+    shorter it is and the more its ends are alike, so that edges run on through the hole. What no line ends at: the mean of what is known
+    (push-pull, Gortler et al. 1996). Then smoothed a little by Jacobi steps of Laplace's equation. All hole: 0.
     """
     known = (1 - hole).expand(signal.shape[0], 1, *signal.shape[-2:])
-    rough = _pushed(signal * known, known)
-    filled = torch.where(hole > 0, rough, signal)
+    lost = hole > 0
+    total, weight = torch.zeros_like(signal), torch.zeros_like(known)
+    for across, down in LINES:
+        ends = [_first_known(signal, known, across * way, down * way) for way in (1, -1)]
+        (near, near_steps, near_there), (far, far_steps, far_there) = ends
+        length = (near_steps + far_steps) * float(across * across + down * down) ** 0.5
+        apart = (near - far).abs().amax(dim=1, keepdim=True)
+        trust = near_there * far_there / (length * length * (ALIKE + apart * apart)).clamp(min=_SMALL)
+        total = total + (near * far_steps + far * near_steps) / (near_steps + far_steps).clamp(min=1) * trust
+        weight = weight + trust
+    rough = torch.where(weight > 0, total / weight.clamp(min=1e-30), _pushed(signal * known, known))
+    filled = torch.where(lost, rough, signal)
     for _ in range(SMOOTHING_ROUNDS):
         wide = F.pad(filled, (1, 1, 1, 1), mode="replicate")
-        across = wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
-        down = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
-        filled = torch.where(hole > 0, (across + down) * 0.25, filled)
+        sideways = wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
+        upright = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
+        filled = torch.where(lost, (sideways + upright) * 0.25, filled)
     return filled
+
+
+def _first_known(signal: Tensor, known: Tensor, across: int, down: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first known pixel from each one on in steps of (across, down): its values, how many steps away (0: itself), and 1 where there is one."""
+    value, steps, there = signal * known, torch.zeros_like(known), known
+    for power in range(LINE_DOUBLINGS):
+        jump = 1 << power
+        shifted = [_shifted(x, across * jump, down * jump) for x in (value, steps, there)]
+        take = (there == 0) & (shifted[2] > 0)
+        value, steps = torch.where(take, shifted[0], value), torch.where(take, shifted[1] + jump, steps)
+        there = torch.maximum(there, shifted[2])
+    return value, steps, there
+
+
+def _shifted(x: Tensor, across: int, down: int) -> Tensor:
+    """x[..., y + down, x + across], 0 outside."""
+    height, width = x.shape[-2:]
+    if abs(across) >= width or abs(down) >= height:
+        return torch.zeros_like(x)
+    padded = F.pad(x, (max(0, -across), max(0, across), max(0, -down), max(0, down)))
+    top, left = max(0, down), max(0, across)
+    return padded[..., top : top + height, left : left + width]
 
 
 def _pushed(total: Tensor, weight: Tensor) -> Tensor:
@@ -233,23 +275,25 @@ class OverlayGuard(nn.Module):
     def _hide_one(self, region: _Region, light: Tensor, matte: Tensor) -> None:
         """Fill the text of one frame's region (1,3,h,w), and enter the matte (1,1,h,w); both in place."""
         signal = signal_of(light)
-        found = strokes(signal, region.color, region.kernel_px) * region.searched
+        found, text = strokes(signal, region.color, region.kernel_px) * region.searched, region.text
         if region.outlined:
-            found = found * (1 - region.reached(signal))
+            joined = region.reached(signal)
+            found = found * (1 - joined)
+            text = region.text * (1 - joined)
         marked = torch.maximum(region.known, spread(found, SMEAR_PX) if region.outlined else found)
         around = fill(signal, spread(marked, SMEAR_PX) * region.inside)
-        cover = self._cover(region, signal, around, found) * region.inside
+        cover = self._cover(region, signal, around, torch.maximum(text, found), found) * region.inside
         # Only what text covers now is filled: of the scene between its strokes, and where digits are not now, as much as can be is kept.
-        hole = spread((cover >= COVERED).to(cover.dtype), region.smear_px) * region.inside
+        saturated = (signal.amin(dim=1, keepdim=True) >= SATURATED) & (cover < COVERED)
+        hole = spread((cover >= COVERED).to(cover.dtype), region.smear_px) * region.inside * (~saturated)
         around = fill(signal, hole)
         matte.copy_(torch.maximum(matte, cover))
         light.copy_(torch.where(hole > 0, around * around, light))
 
-    def _cover(self, region: _Region, signal: Tensor, around: Tensor, found: Tensor) -> Tensor:
-        """How much of each pixel is text or outline, (1,1,h,w)."""
+    def _cover(self, region: _Region, signal: Tensor, around: Tensor, prior: Tensor, found: Tensor) -> Tensor:
+        """How much of each pixel is text or outline, (1,1,h,w). prior: what text covers where the frame cannot tell."""
         near = spread(torch.maximum((region.text >= COVERED).to(found.dtype), found), 1)
         share, seen = cover_of(signal, around, region.color)
-        prior = torch.maximum(region.text, found)  # an outlined stroke is seen before white too
         cover = (prior + (share - prior) * seen) * near
         if region.outlined:
             near = torch.maximum((region.outline >= COVERED).to(found.dtype), spread(found, SMEAR_PX))
