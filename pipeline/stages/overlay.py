@@ -88,6 +88,7 @@ def fill(signal: Tensor, hole: Tensor) -> Tensor:
         length = (near_steps + far_steps) * float(across * across + down * down) ** 0.5
         apart = (near - far).abs().amax(dim=1, keepdim=True)
         trust = near_there * far_there / (length * length * (ALIKE + apart * apart)).clamp(min=_SMALL)
+        trust = trust * trust
         total = total + (near * far_steps + far * near_steps) / (near_steps + far_steps).clamp(min=1) * trust
         weight = weight + trust
     rough = torch.where(weight > 0, total / weight.clamp(min=1e-30), _pushed(signal * known, known))
