@@ -78,6 +78,19 @@ class OverlayConfig:
 
 
 @dataclass
+class ExcludeConfig:
+    """Parts of the picture that belong to the car, not the scene: bonnet, dashboard, dirt. They keep the SDR picture, nothing is restored there.
+
+    find: look for the bonnet in keyframes of the whole file
+    boxes: [[x, y, width, height], ...]; polygons: [[x1, y1, x2, y2, x3, y3, ...], ...]; both in pixels of the picture
+    """
+
+    find: bool = False
+    boxes: list[list[int]] = field(default_factory=list)
+    polygons: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
 class TemporalConfig:
     """Smoothing of the restored light over time. radius: frames looked at before and after each, 0 = off (the profile dashcam has it on)."""
 
@@ -166,6 +179,7 @@ class Config:
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     overlay: OverlayConfig = field(default_factory=OverlayConfig)
+    exclude: ExcludeConfig = field(default_factory=ExcludeConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     grade: GradeConfig = field(default_factory=GradeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)

@@ -30,6 +30,7 @@ from pipeline.stages.reconstruct import Reconstruct, network_size
 from pipeline.stages.temporal import Sample, Temporal
 
 if TYPE_CHECKING:
+    from pipeline.exclusion import Polygon
     from pipeline.overlay import OverlayBox
 
 
@@ -63,7 +64,7 @@ class Engine:
 
     model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
     options: keyword arguments of stages by their names, such as {"temporal": {"radius": 2}}
-    boxes: where text is burnt in, which the network does not get to see
+    boxes: where text is burnt in, which the network does not get to see; excluded: what stays as recorded
     beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py)
 
     Stages see one frame at a time, but for `temporal`, which sees `radius` more on either side. Without it, `process` does everything;
@@ -84,6 +85,7 @@ class Engine:
         scale: float = 1.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         boxes: tuple[OverlayBox, ...] = (),
+        excluded: tuple[Polygon, ...] = (),
         beside: frozenset[str] = frozenset(),
     ) -> None:
         self.device = torch.device(device)
@@ -96,7 +98,9 @@ class Engine:
         makers: dict[str, Callable[[], nn.Module]] = {
             "denoise": lambda: Denoise(transfer=color.transfer, **told["denoise"]),
             "deband": lambda: Deband(layout, color),
-            "reconstruct": lambda: Guarded(boxes, self._reconstruct) if boxes else self._reconstruct,
+            "reconstruct": lambda: (
+                Guarded(boxes, excluded, self._reconstruct) if boxes or excluded else self._reconstruct
+            ),
             "grade": lambda: Grade(out.white_nits, out.peak_nits, **told["grade"]),
         }
         self.temporal = Temporal(**told["temporal"]) if "temporal" in stage_names else None

@@ -19,6 +19,7 @@ from pipeline import frame_files
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.decode import packets_needed
 from pipeline.encoder_choice import EncoderChoice
+from pipeline.exclusion import Polygon
 from pipeline.index import VideoIndex, packets_for
 from pipeline.overlay import OverlayBox
 from pipeline.span import Span
@@ -40,6 +41,7 @@ class Track:
     radius: frames that the temporal stage looks at on either side, 0 = it does not run
     denoise: strength of that stage, 0 = it does not run
     overlays: where text is burnt in
+    excluded: polygons that stay as recorded
     """
 
     stream_index: int
@@ -62,6 +64,7 @@ class Track:
     radius: int = 0
     denoise: float = 0.0
     overlays: tuple[OverlayBox, ...] = ()
+    excluded: tuple[Polygon, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Plan:
         facts = [self.version, self.settings_hash, self.model_sha256, self.numerics_class, self.container]
         facts += [[track.stream_index, track.content_hash, track.frames] for track in self.tracks]
         facts += [[track.denoise, *map(dataclasses.asdict, track.overlays)] for track in self.tracks]
+        facts += [track.excluded for track in self.tracks]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -166,6 +170,7 @@ def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
         track.radius,
         track.denoise,
         [dataclasses.asdict(box) for box in track.overlays],
+        track.excluded,
         str(track.color),
         str(track.layout),
         track.deinterlace,
@@ -246,4 +251,5 @@ def _track(data: dict[str, Any]) -> Track:
     data["sample_aspect_ratio"] = None if ratio is None else Fraction(ratio)
     data["spans"] = tuple(Span(**span) for span in data["spans"])
     data["overlays"] = tuple(OverlayBox(**box) for box in data["overlays"])
+    data["excluded"] = tuple(map(tuple, data["excluded"]))
     return Track(**data)
