@@ -22,7 +22,7 @@ def add_inspect(commands: Any) -> None:  # noqa: ANN401
         "--overlay",
         type=Path,
         metavar="PNG",
-        help="draw where convert would find burnt-in text (clock, speed, place, logo)",
+        help="draw where convert would find burnt-in text (clock, speed, place, logo) and the bonnet",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -67,7 +67,7 @@ class DenoiseConfig:
 
 @dataclass
 class OverlayConfig:
-    """Burnt-in clocks, speed, place and logos: kept at SDR white and sharp, and hidden from the network.
+    """Burnt-in clocks, speed, place and logos: kept a little below SDR white and sharp, and hidden from the network.
 
     find: look for them in keyframes of the whole file
     boxes: where they are, if you know better: [[x, y, width, height], ...] in pixels of the picture

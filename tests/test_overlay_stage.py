@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.color import OutputSpec, bt2020_to_bt709, pack, unpack_hdr
+from pipeline.invented import invented
 from pipeline.overlay import OverlayBox, boxes_by_hand
+from pipeline.stages.guarded import Guarded
 from pipeline.stages.overlay import TEXT_LIGHT, OverlayGuard, fill, spread
+from pipeline.stages.temporal import Temporal
 
 HEIGHT, WIDTH = 64, 128
 BOX = [6, 14, 100, 26]
@@ -194,6 +197,18 @@ def test_fill_keeps_what_is_known_and_continues_a_slope() -> None:
     assert (filled - signal).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.5, -1.0])
+def test_fill_runs_an_edge_on(slope: float) -> None:
+    """A roof line against the sky, behind a line of text."""
+    y, x = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
+    signal = torch.where(x - 40 > slope * (y - 30), 0.95, 0.3).expand(1, 3, 60, 80).contiguous()
+    hole = torch.zeros(1, 1, 60, 80)
+    hole[..., 24:36, 8:72] = 1
+    filled = fill(torch.where(hole > 0, 0.0, signal), hole)
+    wrong = (filled - signal).abs().amax(dim=1)[0][24:36, 8:72]
+    assert (wrong > 0.2).float().mean() < 0.08
+
+
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_fill_stays_within_what_is_known(height: int, width: int, seed: int) -> None:
     chance = torch.Generator().manual_seed(seed)
@@ -224,3 +239,20 @@ def test_white_text_on_a_warm_night_stays_at_white_after_4_2_0() -> None:
     assert firm.sum() > 50
     assert float(largest_channel(frames.clamp(max=1))[firm].max()) > 1.1 * 203
     assert float(largest_channel(guard.show(hidden, guard.hold(frames, matte), hidden, matte))[firm].max()) < 203
+
+
+class SkyNetwork(nn.Module):
+    def forward(self, frames: Tensor) -> Tensor:
+        return sky_network(frames)
+
+
+def test_text_held_below_white_is_not_told_as_the_networks() -> None:
+    guarded = Guarded(boxes_for("12:34 KM"), (), SkyNetwork())
+    recorded, restored = guarded.pair(light(burn(ground(0.9), "12:34 KM")))
+    _, matte = OverlayGuard(boxes_for("12:34 KM")).hide(light(burn(ground(0.9), "12:34 KM")))
+    text = matte[0, 0] >= 1
+    assert text.sum() > 50
+    assert restored[0].amax(dim=0)[text].max() <= TEXT_LIGHT + 1e-6
+    assert invented(recorded, restored)[0][text].max() == 0
+    assert Temporal(1).sample(recorded[0], restored[0]).share[text].max() == 0
+    assert invented(recorded, restored)[0][~spread(matte, 3)[0, 0].bool()].max() > 0
