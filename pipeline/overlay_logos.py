@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.overlay_text import RISE, Area, Piece, View, bounds, channels_of
+from pipeline.overlay_text import RISE, Piece, View, channels_of
 
 Array = np.ndarray
 
@@ -26,28 +26,35 @@ DARK_QUARTER = 4
 """What is usual at a pixel is its level in the darkest quarter of the pictures: behind a logo the scene is bright at times."""
 
 
-def logos_of(pieces: list[Piece], view: View, pictures: Sequence[Array], number: int) -> list[tuple[Area, int]]:
-    """Areas of logos among the pieces of a view (0, 1, 2 as `look` gives them), and their heights."""
+def logos_of(pieces: list[Piece], view: View, pictures: Sequence[Array], number: int) -> list[tuple[Piece, Array]]:
+    """Logos among the pieces of a view (0, 1, 2 as `look` gives them), and the pixels of each, (H,W) bool."""
     height = view.steady.shape[0]
     large = [
         piece
         for piece in pieces
         if piece.height >= max(10, height / 30) and piece.area >= (height / 40) ** 2 and piece.level >= LOGO_LEVEL
     ]
-    return [(bounds([piece]), piece.height) for piece in large if _is_logo(piece, view, pictures, number)]
+    found = []
+    for piece in large:
+        top, left = max(0, piece.top - EDGE_PX), max(0, piece.left - EDGE_PX)
+        window = slice(top, piece.bottom + EDGE_PX), slice(left, piece.right + EDGE_PX)
+        shape = _shape_of(piece, view.steady[window], top, left)
+        if _is_logo(shape, np.stack([channels_of(picture[window])[number] for picture in pictures])):
+            pixels = np.zeros(view.steady.shape, bool)
+            pixels[window] = shape > 0
+            found.append((piece, pixels))
+    return found
 
 
-def _is_logo(piece: Piece, view: View, pictures: Sequence[Array], number: int) -> bool:
+def _is_logo(shape: Array, levels: Array) -> bool:
+    """shape (h,w) uint8: 1 where the piece is; levels (K,h,w) uint8: the view's channel in every picture."""
     import cv2
 
-    top, left = max(0, piece.top - EDGE_PX), max(0, piece.left - EDGE_PX)
-    window = slice(top, piece.bottom + EDGE_PX), slice(left, piece.right + EDGE_PX)
-    levels = np.sort([channels_of(picture[window])[number] for picture in pictures], axis=0)
-    shape = _shape_of(piece, view.steady[window], top, left)
     core = cv2.erode(shape, np.ones((3, 3), np.uint8), borderValue=0) > 0
     edge = (shape > 0) & ~core
     if not core.any():
         return False
+    levels = np.sort(levels, axis=0)
     varies = levels.std(axis=0)
     usual = levels[len(levels) // DARK_QUARTER]
     beyond = np.where(cv2.dilate(shape, np.ones((3, 3), np.uint8)) > 0, 255, usual).astype(np.uint8)

@@ -181,6 +181,7 @@ class _Region:
             whole = torch.tensor([int(digit, 16) for digit in cover], dtype=torch.float32).div_(15)
             part = whole.view(box.height, box.width)[max(0, -box.y) :, max(0, -box.x) :]
             target[..., first_y:last_y, first_x:last_x] = part[: last_y - first_y, : last_x - first_x]
+        self.fixed = box.fixed
         self.text_px, self.kernel_px = box.text_px, kernel_px(box.text_px)
         self.white = max(box.red, box.green, box.blue) - min(box.red, box.green, box.blue) < COLOURLESS
         self.smear_px = 1 if box.text_px < SMALL_TEXT_PX else SMEAR_PX
@@ -276,6 +277,16 @@ class OverlayGuard(nn.Module):
     def _hide_one(self, region: _Region, light: Tensor, matte: Tensor) -> None:
         """Fill the text of one frame's region (1,3,h,w), and enter the matte (1,1,h,w); both in place."""
         signal = signal_of(light)
+        cover = self._firm(region.text) if region.fixed else self._seen_cover(region, signal)
+        # Only what text covers now is filled: of the scene between its strokes, and where digits are not now, as much as can be is kept.
+        saturated = (signal.amin(dim=1, keepdim=True) >= SATURATED) & (cover < COVERED)
+        hole = spread((cover >= COVERED).to(cover.dtype), region.smear_px) * region.inside * (~saturated)
+        around = fill(signal, hole)
+        matte.copy_(torch.maximum(matte, cover))
+        light.copy_(torch.where(hole > 0, around * around, light))
+
+    def _seen_cover(self, region: _Region, signal: Tensor) -> Tensor:
+        """How much of each pixel of a frame is text or outline that may change, (1,1,h,w)."""
         found, text = strokes(signal, region.color, region.kernel_px) * region.searched, region.text
         if region.outlined:
             joined = region.reached(signal)
@@ -283,13 +294,7 @@ class OverlayGuard(nn.Module):
             text = region.text * (1 - joined)
         marked = torch.maximum(region.known, spread(found, SMEAR_PX) if region.outlined else found)
         around = fill(signal, spread(marked, SMEAR_PX) * region.inside)
-        cover = self._cover(region, signal, around, torch.maximum(text, found), found) * region.inside
-        # Only what text covers now is filled: of the scene between its strokes, and where digits are not now, as much as can be is kept.
-        saturated = (signal.amin(dim=1, keepdim=True) >= SATURATED) & (cover < COVERED)
-        hole = spread((cover >= COVERED).to(cover.dtype), region.smear_px) * region.inside * (~saturated)
-        around = fill(signal, hole)
-        matte.copy_(torch.maximum(matte, cover))
-        light.copy_(torch.where(hole > 0, around * around, light))
+        return self._cover(region, signal, around, torch.maximum(text, found), found) * region.inside
 
     def _cover(self, region: _Region, signal: Tensor, around: Tensor, prior: Tensor, found: Tensor) -> Tensor:
         """How much of each pixel is text or outline, (1,1,h,w). prior: what text covers where the frame cannot tell."""
@@ -303,6 +308,10 @@ class OverlayGuard(nn.Module):
             cover = -spread(
                 -spread(cover, 1), 1
             )  # where stroke and outline meet a pixel is neither, but graphics all the same
+        return self._firm(cover)
+
+    @staticmethod
+    def _firm(cover: Tensor) -> Tensor:
         return (torch.where(cover < COVERED / 2, 0.0, cover) * FIRM).clamp_(0, 1)
 
 
