@@ -67,7 +67,7 @@ class DenoiseConfig:
 
 @dataclass
 class OverlayConfig:
-    """Burnt-in clocks, speed, place and logos: kept at SDR white and sharp, and hidden from the network.
+    """Burnt-in clocks, speed, place and logos: kept a little below SDR white and sharp, and hidden from the network.
 
     find: look for them in keyframes of the whole file
     boxes: where they are, if you know better: [[x, y, width, height], ...] in pixels of the picture
@@ -75,6 +75,19 @@ class OverlayConfig:
 
     find: bool = True
     boxes: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
+class ExcludeConfig:
+    """Parts of the picture that belong to the car, not the scene: bonnet, dashboard, dirt. They keep the SDR picture, nothing is restored there.
+
+    find: look for the bonnet in keyframes of the whole file
+    boxes: [[x, y, width, height], ...]; polygons: [[x1, y1, x2, y2, x3, y3, ...], ...]; both in pixels of the picture
+    """
+
+    find: bool = False
+    boxes: list[list[int]] = field(default_factory=list)
+    polygons: list[list[int]] = field(default_factory=list)
 
 
 @dataclass
@@ -184,6 +197,7 @@ class Config:
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     overlay: OverlayConfig = field(default_factory=OverlayConfig)
+    exclude: ExcludeConfig = field(default_factory=ExcludeConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     drive: DriveConfig = field(default_factory=DriveConfig)
     grade: GradeConfig = field(default_factory=GradeConfig)

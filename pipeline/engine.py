@@ -32,6 +32,7 @@ from pipeline.stages.reconstruct import Reconstruct, network_size
 from pipeline.stages.temporal import Sample, Temporal
 
 if TYPE_CHECKING:
+    from pipeline.exclusion import Polygon
     from pipeline.overlay import OverlayBox
 
 
@@ -55,7 +56,7 @@ class PackedFrame:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as unpacked; sample: that stage's own."""
+    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as recorded, its text as shown; sample: that stage's own."""
 
     sdr: Tensor
     sample: Sample
@@ -66,7 +67,7 @@ class Engine:
 
     model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
     options: keyword arguments of stages by their names, such as {"temporal": {"radius": 2}}
-    boxes: where text is burnt in, which the network does not get to see
+    boxes: where text is burnt in, which the network does not get to see; excluded: what stays as recorded
     beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py), a proxy's name (pipeline/proxy.py)
 
     Stages see one frame at a time, but for `temporal`, which sees `radius` more on either side. Without it, `process` does everything;
@@ -87,6 +88,7 @@ class Engine:
         scale: float = 1.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         boxes: tuple[OverlayBox, ...] = (),
+        excluded: tuple[Polygon, ...] = (),
         beside: frozenset[str] = frozenset(),
     ) -> None:
         self.device = torch.device(device)
@@ -99,7 +101,9 @@ class Engine:
         makers: dict[str, Callable[[], nn.Module]] = {
             "denoise": lambda: Denoise(transfer=color.transfer, **told["denoise"]),
             "deband": lambda: Deband(layout, color),
-            "reconstruct": lambda: Guarded(boxes, self._reconstruct) if boxes else self._reconstruct,
+            "reconstruct": lambda: (
+                Guarded(boxes, excluded, self._reconstruct) if boxes or excluded else self._reconstruct
+            ),
             "grade": lambda: Grade(out.white_nits, out.peak_nits, **told["grade"]),
         }
         self._flow = flow.choose_method(self.device)
@@ -138,14 +142,13 @@ class Engine:
         first_frame: number of the first one within the track (dither)
         """
         with torch.inference_mode():
-            sdr = self._unpacked(planes)
-            return self._finished(sdr, self._restored(sdr), first_frame)
+            return self._finished(*self._restored(self._unpacked(planes)), first_frame)
 
     def sample(self, planes: tuple[Tensor, ...]) -> Kept:
         """Decoded planes of one frame -> what `finish` needs of it, for itself and for its neighbours."""
         with torch.inference_mode():
-            sdr = self._unpacked([planes])
-            return Kept(sdr, self.temporal.sample(sdr[0], self._restored(sdr)[0]))
+            sdr, restored = self._restored(self._unpacked([planes]))
+            return Kept(sdr, self.temporal.sample(sdr[0], restored[0]))
 
     def finish(self, window: Sequence[Kept], place: int, number: int) -> PackedFrame:
         """Smooth, grade and pack one frame.
@@ -163,13 +166,19 @@ class Engine:
         stacked = tuple(self._upload(torch.stack([frame[plane] for frame in planes])) for plane in range(count))
         return unpack(stacked, self.layout, self.color)
 
-    def _restored(self, frames: Tensor) -> Tensor:
+    def _restored(self, sdr: Tensor) -> tuple[Tensor, Tensor]:
+        """What counts as recorded, and the restored frames: the text that the guard holds below white was not put there by the network."""
+        frames = sdr
         for stage in self._before:
-            frames = stage(frames)
-        return frames
+            if isinstance(stage, Guarded):
+                held, restored = stage.pair(frames)
+                sdr, frames = sdr + (held - frames), restored
+            else:
+                frames = stage(frames)
+        return sdr, frames
 
     def _finished(self, sdr: Tensor, frames: Tensor, first_frame: int) -> list[PackedFrame]:
-        """sdr: as unpacked; frames: restored. Both (N,3,H,W)."""
+        """As `_restored` gives them, (N,3,H,W) both."""
         masks = invented(sdr, frames).cpu() if "mask" in self._beside else [None] * len(frames)
         shares = [restored_share(*pair) for pair in zip(sdr, frames, strict=True)] if "stats" in self._beside else []
         for stage in self._after:

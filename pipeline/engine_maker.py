@@ -29,7 +29,19 @@ def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
     told = plan.stage_options | {"temporal": {"radius": job.radius}, "denoise": {"strength": job.denoise}}
     options, beside = json.dumps(told, sort_keys=True), kinds_beside(plan.extras)
     boxes = job.overlays if "overlay" in stages else ()
-    settings = (boxes, beside, stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale, options)
+    settings = (
+        boxes,
+        job.excluded,
+        beside,
+        stages,
+        job.layout,
+        job.color,
+        plan.out,
+        plan.precision,
+        job.tile,
+        plan.scale,
+        options,
+    )
     streams = plan.device == "cuda" and not job.radius and not beside
     return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
 
@@ -45,7 +57,7 @@ def _model(path: str, sha256: str, device: str) -> Model:
 
 
 def _engine(path: str, sha256: str, device: str, settings: tuple) -> Engine:
-    names = ("boxes", "beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
+    names = ("boxes", "excluded", "beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
     *plain, options = settings
     told = dict(zip(names, plain, strict=True)) | {"options": json.loads(options)}
     return Engine(model=_model(path, sha256, device), device=device, **told)

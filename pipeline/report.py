@@ -67,6 +67,7 @@ def _track_facts(track: Track) -> dict[str, Any]:
         "sample_aspect_ratio": str(track.sample_aspect_ratio or "1"),
         "tile": track.tile,
         "overlays": [[box.x, box.y, box.width, box.height] for box in track.overlays],
+        "excluded": [list(polygon) for polygon in track.excluded],
         "denoise_strength": track.denoise,
         "temporal_radius": track.radius,
         "drive": track.drive and track.drive.told(),
@@ -99,7 +100,9 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         table.add_row(f"video {track['stream']}", f"{track['size']}, " + ", ".join(extras))
         if track["overlays"]:
             places = "; ".join("x {} y {}, {}x{}".format(*box) for box in track["overlays"])
-            table.add_row("  burnt-in text", f"{places}: kept at SDR white, hidden from the network")
+            table.add_row("  burnt-in text", f"{places}: kept below SDR white, hidden from the network")
+        if track["excluded"]:
+            table.add_row("  excluded", f"{len(track['excluded'])} polygons: kept as recorded")
         for name, (value, reason) in track["color"].items():
             table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
         if track["temporal_radius"]:

@@ -11,6 +11,7 @@ import numpy as np
 from configs.schema import Config
 from pipeline.color import ColorSpec
 from pipeline.errors import InputError
+from pipeline.exclusion import Polygon, by_hand, find_bonnet
 from pipeline.index import VideoIndex, content_hash
 from pipeline.overlay import OverlayBox, boxes_by_hand, find_overlays
 from pipeline.overlay_pictures import read_keyframes
@@ -32,7 +33,7 @@ def make_track(
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     radius, spans = _spans(index, config)
-    overlays, denoise = _look(source, stream, index, color, config)
+    overlays, excluded, denoise = _look(source, stream, index, color, config)
     warnings = [index.loss] if index.loss else []
     if stream.width % 2 or stream.height % 2:
         warnings.append(
@@ -68,25 +69,29 @@ def make_track(
         radius=radius,
         denoise=denoise,
         overlays=overlays,
+        excluded=excluded,
     )
     return track, warnings
 
 
 def _look(
     source: Path, stream: StreamInfo, index: VideoIndex, color: ColorSpec, config: Config
-) -> tuple[tuple[OverlayBox, ...], float]:
-    """Burnt-in text, and the strength of denoising: by the settings, or by a look at keyframes of the whole file."""
+) -> tuple[tuple[OverlayBox, ...], tuple[Polygon, ...], float]:
+    """Burnt-in text, what is excluded, and the strength of denoising: by the settings, or by a look at keyframes of the whole file."""
     given, strength = config.overlay.boxes, config.denoise.strength
     guards = "overlay" in config.stages and bool(given or config.overlay.find)
     judges = "denoise" in config.stages and strength is None
-    pictures = read_keyframes(source, stream.index, index, stream.layout, color) if guards or judges else []
+    looks = guards or judges or config.exclude.find
+    pictures = read_keyframes(source, stream.index, index, stream.layout, color) if looks else []
     boxes: tuple[OverlayBox, ...] = ()
     if guards and pictures:
         boxes = boxes_by_hand(given, pictures) if given else find_overlays(pictures)
     if judges:
         luma = [(picture.astype(np.int32) @ LUMA_256THS >> 8).astype(np.uint8) for picture in pictures]
         strength = 1.0 if luma and blockiness(np.stack(luma)) >= BLOCKY else 0.0
-    return boxes, strength if "denoise" in config.stages else 0.0
+    excluded = by_hand(config.exclude.boxes, config.exclude.polygons, stream.width, stream.height)
+    bonnet = find_bonnet(pictures) if config.exclude.find else None
+    return boxes, (*excluded, *([bonnet] if bonnet else [])), strength if "denoise" in config.stages else 0.0
 
 
 def _spans(index: VideoIndex, config: Config) -> tuple[int, tuple[Span, ...]]:
