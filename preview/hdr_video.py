@@ -101,7 +101,7 @@ class HdrVideo:
         self._times: deque[int] = deque()  # ticks of the frames that have not been handed out
         self._done: deque[bytes] = deque()  # moof + mdat of those of them that are complete
         self._last_ticks = -1
-        self._sink = _Sink()
+        self._sink, self._stream = _Sink(), None
         with self._told("does not open"):
             self._file = av.open(self._sink, "w", format="mp4", options=MUXER)
             try:
@@ -166,10 +166,16 @@ class HdrVideo:
 
     def abandon(self) -> None:
         """Free the encoder at once; what is on its way is lost. Nothing to do after close()."""
-        file, self._file, self._stream = self._file, None, None
-        if file is not None:
-            with suppress(FFmpegError):
-                file.close()
+        (file, stream), self._file, self._stream = (self._file, self._stream), None, None
+        if file is None:
+            return
+        with suppress(
+            FFmpegError
+        ):  # also when it is told so already; SVT-AV1 complains on standard error when it is not
+            for _ in stream.encode(None) if self._written else ():
+                pass
+        with suppress(FFmpegError):
+            file.close()
 
     def __enter__(self) -> Self:
         return self
