@@ -58,6 +58,14 @@ class Kept:
     sample: Sample
 
 
+@dataclass(frozen=True)
+class Restored:
+    """Frames before they are graded. sdr: (N,3,H,W) as unpacked; light: (N,3,H,W) restored."""
+
+    sdr: Tensor
+    light: Tensor
+
+
 class Engine:
     """Frames of one track, from decoded planes to packed 10-bit planes.
 
@@ -128,15 +136,22 @@ class Engine:
 
         first_frame: number of the first one within the track (dither)
         """
+        return self.deliver(self.restore(planes), first_frame)
+
+    def restore(self, planes: list[tuple[Tensor, ...]]) -> Restored:
+        """Decoded planes of some frames -> the frames restored, each for itself: not smoothed, not graded."""
         with torch.inference_mode():
             sdr = self._unpacked(planes)
-            return self._finished(sdr, self._restored(sdr), first_frame)
+            return Restored(sdr, self._restored(sdr))
 
     def sample(self, planes: tuple[Tensor, ...]) -> Kept:
         """Decoded planes of one frame -> what `finish` needs of it, for itself and for its neighbours."""
+        return self.keep(self.restore([planes]))
+
+    def keep(self, restored: Restored) -> Kept:
+        """One restored frame -> the same as `sample`."""
         with torch.inference_mode():
-            sdr = self._unpacked([planes])
-            return Kept(sdr, self.temporal.sample(sdr[0], self._restored(sdr)[0]))
+            return Kept(restored.sdr, self.temporal.sample(restored.sdr[0], restored.light[0]))
 
     def finish(self, window: Sequence[Kept], place: int, number: int) -> PackedFrame:
         """Smooth, grade and pack one frame.
@@ -144,9 +159,18 @@ class Engine:
         window: the samples of the frame and of up to `radius` neighbours on either side, in order; place: which of them is the frame
         number: the frame's within the track (dither)
         """
+        return self.deliver(self.smooth(window, place), number)[0]
+
+    def smooth(self, window: Sequence[Kept], place: int) -> Restored:
+        """One frame of a window as for `finish`, smoothed and not graded."""
         with torch.inference_mode():
             frame = self.temporal([kept.sample for kept in window], place)
-            return self._finished(window[place].sdr, frame[None], number)[0]
+            return Restored(window[place].sdr, frame[None])
+
+    def deliver(self, restored: Restored, first_frame: int) -> list[PackedFrame]:
+        """Grade and pack consecutive frames. first_frame: number of the first one within the track (dither)"""
+        with torch.inference_mode():
+            return self._finished(restored.sdr, restored.light, first_frame)
 
     def _unpacked(self, planes: list[tuple[Tensor, ...]]) -> Tensor:
         """Decoded planes of some frames -> (N,3,H,W) float32 linear light, SDR white = 1.0."""

@@ -16,8 +16,9 @@ from pipeline.color import OutputSpec
 from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
-from pipeline.index import VideoIndex, build_index
+from pipeline.index import VideoIndex
 from pipeline.ledger import Ledger, WorkLock, files_of
+from pipeline.looks import Looks
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -26,7 +27,7 @@ from pipeline.plan import (
     kinds_beside,
     span_key,
 )
-from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
+from pipeline.probe import StreamInfo, VideoInfo, hdr_reason
 from pipeline.span_job import PLAN_NAME, index_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
@@ -98,16 +99,21 @@ def check_output(source: Path, output: Path) -> None:
         ) from error
 
 
-def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ...] = ()) -> Prepared:
+def make_plan(
+    source: Path, output: Path, config: Config, frames: tuple[Path, ...] = (), looks: Looks | None = None
+) -> Prepared:
     """Probe and index the source and resolve every `auto`. Writes nothing.
+
+    looks: what finds out about the source (default: anew)
 
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
-    info = probe(source)
+    looks = looks or Looks()
+    info = looks.probe(source)
     streams = _chosen_streams(info, config)
     device = engines.resolve_device(config.device)
-    model_path, model = _load_model(config.model, device)
-    precision = _choose_precision(config.precision, device, model)
+    model_path, model = find_model(config.model, device, looks)
+    precision = choose_precision(config.precision, device, model)
     encoder = resolve_encoder(config.output, device)
     warnings: list[str] = []
     if not model.spec.restores_highlights:
@@ -130,10 +136,10 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
             warnings.append(
                 f"forced although {reason}: its codes are read as SDR, so its light will be wrong unless that tag is."
             )
-        index = build_index(source, stream.index, fps, config.input.salvage)
+        index = looks.index(source, stream.index, fps, config.input.salvage)
         seen = network_size(stream.height, stream.width, config.reconstruct.scale)
         tile = choose_tile(model, *seen, precision, budget_bytes)
-        track, notes = make_track(source, stream, index, config, tile, overrides)
+        track, notes = make_track(source, stream, index, config, tile, overrides, looks)
         indices.append(index)
         tracks.append(track)
         warnings += notes
@@ -160,7 +166,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         warnings=tuple(warnings),
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
-        stage_options={"grade": _grade_options(config)},
+        stage_options={"grade": grade_options(config)},
         extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds,
     )
     if kinds and not frames:
@@ -251,17 +257,18 @@ def auto_checkpoint(device: str) -> str:
     return next(name for name in AUTO_CHECKPOINTS[device] if name in shipped)
 
 
-def _load_model(wanted: str, device: str) -> tuple[str, Model]:
+def find_model(wanted: str, device: str, looks: Looks) -> tuple[str, Model]:
     """What workers load it by (a shipped name or a path) and the model. Raises InputError for a name or file that is none."""
     name = auto_checkpoint(device) if wanted == "auto" else wanted
     try:
-        model = checkpoints.load(name, "cpu")
+        model = looks.model(name)
     except checkpoints.CheckpointError as error:
         raise InputError(f"model={wanted}: {error}") from error
     return name if name in checkpoints.available() else str(Path(name).resolve()), model
 
 
-def _choose_precision(wanted: str, device: str, model: Model) -> str:
+def choose_precision(wanted: str, device: str, model: Model) -> str:
+    """`auto` -> the best one for device and model. Raises InputError for one that does not run there."""
     if wanted == "auto":
         return best_precision(device, model.spec.width)
     legal = DEVICE_PRECISIONS[device]
@@ -310,7 +317,7 @@ def _color_overrides(config: Config) -> dict[str, str]:
     return {name: getattr(config.input, name) for name in names if getattr(config.input, name) != "auto"}
 
 
-def _grade_options(config: Config) -> dict[str, float]:
+def grade_options(config: Config) -> dict[str, float]:
     """What grade is told beside the light levels of the output."""
     return {key: value for key, value in asdict(config.grade).items() if key not in ("white_nits", "peak_nits")}
 
