@@ -81,6 +81,7 @@ function sendView() {
     width: Math.min(Math.max(pixels, 160), opened?.width ?? 4096),
     scopes: byId("scopes").open && byId("scopes").checkVisibility(),
     video: wanted,
+    ...(wanted && { codec: playable(hello.video_codecs) }),
   });
   if (!wanted) stopVideo();
   tellDisplay();
@@ -100,7 +101,7 @@ function tellDisplay() {
   const stops = viewExposure();
   const tag = byId("hdr-tag");
   if (viewer.mode === "difference") tag.textContent = "Difference from SDR";
-  else if (viewer.mode === "mask") tag.textContent = "Restored: white = network, black = camera";
+  else if (viewer.mode === "mask") tag.textContent = "Restored pixels, coloured";
   else if (shows) tag.textContent = `HDR: ${video.codec.startsWith("av01") ? "AV1" : "HEVC"} 10-bit PQ`;
   else tag.textContent = `HDR, tone-mapped${stops ? `, view ${stops > 0 ? "+" : "−"}${Math.abs(stops)} stops` : ""}`;
   status.shown(shows, wantsVideo());
@@ -113,9 +114,9 @@ function begin(message) {
   const choice = byId("source");
   choice.replaceChildren(...hello.sources.map(({ name }) => Object.assign(document.createElement("option"), { textContent: name })));
   choice.disabled = hello.sources.length < 2;
-  knobs.build(withSelects(hello));
+  knobs.build(hello.knobs);
   status.setDevice(hello.device);
-  const codec = playable(hello.video_codecs ?? []);
+  const codec = playable(hello.video_codecs);
   byId("display").options[2].disabled = !codec;
   byId("display").title = codec ? "Real HDR needs an HDR screen" : "This browser cannot play the 10-bit video the server offers";
   const source = Math.max(0, remembered ? hello.sources.findIndex(({ name }) => name === remembered.name) : 0);
@@ -124,22 +125,9 @@ function begin(message) {
   sendView();
   send({ do: "open", source });
   if (remembered?.name === hello.sources[source]?.name) {
-    const { profile, model, ...others } = remembered.values;
-    const first = Object.fromEntries(Object.entries({ profile, model }).filter(([, value]) => value !== undefined));
-    if (Object.keys(first).length) send({ do: "set", values: first });
-    if (Object.keys(others).length) send({ do: "set", values: others });
+    if (Object.keys(remembered.values).length) send({ do: "set", values: remembered.values });
     if (remembered.frame) send({ do: "show", frame: remembered.frame });
   } else remembered = null;
-}
-
-/** The server's knobs, with selects for profile and checkpoint where it lists none. */
-function withSelects({ knobs: listed, profiles = [], models = [], start = {} }) {
-  const has = (key) => listed.some((knob) => knob.key === key);
-  const made = [];
-  const add = (key, label, group, choices, value, help) => made.push({ key, label, group, kind: "choice", choices, value, default: value, help });
-  if (!has("profile") && profiles.length) add("profile", "Profile", "grade", profiles, start.profile ?? profiles[0], "Where all settings start.");
-  if (!has("model") && models.length) add("model", "Checkpoint", "network", models, start.model ?? models[0], "The network's weights.");
-  return [...made, ...listed];
 }
 
 function open(message) {

@@ -96,7 +96,9 @@ export class Viewer {
   paneSize() {
     const { clientWidth: width, clientHeight: height } = this.area;
     if (this.mode !== "side") return { width, height };
-    return width >= height ? { width: width / 2, height } : { width, height: height / 2 };
+    const fits = (across, down) => Math.min(across / this.width, down / this.height);
+    // One above the other only where that makes them clearly larger, as on a phone held upright.
+    return fits(width, height / 2) > 1.3 * fits(width / 2, height) ? { width, height: height / 2 } : { width: width / 2, height };
   }
 
   layOut() {
@@ -110,7 +112,7 @@ export class Viewer {
       layer.style.transform = `translate(${left}px, ${top}px)`;
     }
     this.area.dataset.mode = this.mode;
-    this.area.classList.toggle("stacked", width === this.area.clientWidth);
+    this.area.classList.toggle("stacked", height < this.area.clientHeight);
     this.area.classList.toggle("held", this.held);
     this.area.classList.toggle("zoomed", this.zoom > 1);
     this.area.classList.toggle("pixels", scale * devicePixelRatio >= 3);
