@@ -15,7 +15,7 @@ export function playable(codecs) {
 }
 
 export class HdrVideo {
-  /** onFrame(seconds of the source) for each frame that is shown; onFailure(text) when the browser gives up */
+  /** onFrame(turn, seconds of the source) for each frame that is shown (turns as in pictures.js); onFailure(text) when the browser gives up */
   constructor(video, { onFrame, onFailure }) {
     Object.assign(this, { video, onFrame, onFailure, queue: [], pieces: [] });
     video.addEventListener("error", () => this.source && this.fail(video.error?.message || "the browser cannot decode it"));
@@ -84,7 +84,8 @@ export class HdrVideo {
       // The player's own time line has no gaps and no jumps back: each segment begins where the last one ended.
       if (!header.init) {
         this.buffer.timestampOffset = this.end - header.seconds;
-        this.pieces.push({ from: this.end, seconds: header.seconds });
+        const last = this.pieces.at(-1) ?? { turn: 0, seconds: -1 };
+        this.pieces.push({ from: this.end, seconds: header.seconds, turn: last.turn + (header.seconds < last.seconds) });
         this.end += header.duration_seconds;
       }
       this.buffer.appendBuffer(bytes);
@@ -103,7 +104,7 @@ export class HdrVideo {
       if (this.video.paused) this.video.play().catch(() => {});
       if (now - first > 2 * KEPT_SECONDS && !this.buffer.updating) {
         this.buffer.remove(0, now - KEPT_SECONDS);
-        this.pieces = this.pieces.filter(({ from }) => from > now - KEPT_SECONDS);
+        this.pieces = this.pieces.filter(({ from }) => from > now - 2 * KEPT_SECONDS);
         return;
       }
     }
@@ -118,7 +119,7 @@ export class HdrVideo {
     const seen = (_, { mediaTime }) => {
       this.frames += 1;
       const piece = this.pieces.findLast(({ from }) => from <= mediaTime + 0.001);
-      this.onFrame(piece ? piece.seconds + mediaTime - piece.from : 0);
+      if (piece) this.onFrame(piece.turn, piece.seconds + mediaTime - piece.from);
       this.handle = this.video.requestVideoFrameCallback(seen);
     };
     this.handle = this.video.requestVideoFrameCallback(seen);

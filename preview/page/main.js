@@ -25,7 +25,8 @@ let resumes = false; // playing was stopped because the tab went out of sight
 const send = (message) => connection.send(message);
 const viewLater = new Latest(() => sendView(), VIEW_GAP_MS);
 const viewer = new Viewer({
-  onMode: () => {
+  onMode: (mode) => {
+    if (mode in viewer.layers) waitFor("Making the picture…");
     viewLater.give();
     tellDisplay();
   },
@@ -36,8 +37,8 @@ const scopes = new Scopes();
 const cards = new Cards(send);
 const knobs = new Knobs({ grade: byId("grade").querySelector(".knobs"), network: byId("network").querySelector(".knobs") }, (values) => send({ do: "set", values }));
 const video = new HdrVideo(byId("layer-video"), {
-  onFrame: (seconds) => {
-    pictures.drawUntil(seconds + 0.5 / transport.fps);
+  onFrame: (turn, seconds) => {
+    pictures.drawUntil(turn, seconds + 0.5 / transport.fps);
     tellDisplay();
   },
   onFailure: (text) => {
@@ -51,16 +52,28 @@ const pictures = new Pictures({
   viewer,
   acknowledge: (number) => send({ do: "ack", number }),
   onDrawn: (header) => {
-    byId("waiting").hidden = true;
+    if (!(viewer.mode in viewer.layers) || header.parts.some(({ layer }) => layer === viewer.mode)) byId("waiting").hidden = true;
     transport.drawn(header.frame, header.seconds);
-    const exact = byId("exact");
-    exact.hidden = transport.playing;
-    exact.firstChild.textContent = header.exact ? "Exact" : "Quick look…";
-    exact.lastChild.textContent = header.exact ? ": as convert hands it to the encoder" : "";
-    exact.classList.toggle("is-exact", Boolean(header.exact));
+    if (header.exact) showBadge("Exact", ": as convert hands it to the encoder");
+    else if (!transport.playing) showBadge("Quick look…");
     document.body.dataset.picture = `${header.number}:${header.frame}:${header.exact ? "exact" : "quick"}`;
   },
 });
+
+/** Say over the picture why there is none. */
+function waitFor(text) {
+  byId("waiting").textContent = text;
+  byId("waiting").hidden = false;
+}
+
+/** What kind of picture this is, in its corner. more: left out on small screens */
+function showBadge(text, more = "") {
+  const badge = byId("exact");
+  badge.hidden = !text;
+  badge.firstChild.textContent = text;
+  badge.lastChild.textContent = more;
+  badge.classList.toggle("is-exact", text === "Exact");
+}
 
 /** Whether HDR is wanted as real video: what the user chose, else what screen and browser say. */
 function wantsVideo() {
@@ -144,6 +157,7 @@ function open(message) {
   cards.setSource(message.name, !message.live);
   stopVideo();
   viewLater.give();
+  if (message.warnings?.length) lines.show("notice", message.warnings.join(" "));
 }
 
 function settle({ values, defaults, command }) {
@@ -153,12 +167,14 @@ function settle({ values, defaults, command }) {
 }
 
 function follow(message) {
-  const stopped = transport.playing && !message.playing;
+  if (message.playing !== transport.playing) {
+    pictures.begin();
+    stopVideo();
+  }
   transport.setPlaying(message.playing);
-  if (stopped) stopVideo();
   status.state(message);
   if (message.note) lines.show("note", message.note, 6000);
-  byId("exact").hidden = message.playing;
+  if (message.playing) showBadge(message.quality?.text ? "Quality lowered to keep up" : "");
   tellDisplay();
 }
 
@@ -202,7 +218,7 @@ const connection = new Connection({
 
 byId("source").onchange = (event) => {
   remembered = null;
-  byId("waiting").hidden = false;
+  waitFor("Opening…");
   send({ do: "open", source: event.target.selectedIndex });
 };
 byId("display").onchange = () => {

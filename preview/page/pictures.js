@@ -10,13 +10,19 @@ export class Pictures {
     this.drawn = -1;
     this.held = [];
     this.holding = false;
+    this.begin();
+  }
+
+  /** Playing begins: times are counted from here. A turn ends where the time goes back, as in a loop. */
+  begin() {
+    this.turn = 0;
+    this.seconds = -1;
   }
 
   /** A new connection counts from the start. */
   restart() {
     this.drawn = -1;
     this.release();
-    this.held = [];
   }
 
   /** While on, pictures wait until `drawUntil` calls for them. Off: those that wait are dropped. */
@@ -32,6 +38,9 @@ export class Pictures {
 
   /** header of a picture message, and the bytes of its parts one after another */
   async take(header, bytes) {
+    if (header.seconds < this.seconds) this.turn += 1;
+    this.seconds = header.seconds;
+    const turn = this.turn;
     let at = 0;
     const parts = header.parts.map(({ layer, type, bytes: length }) => {
       const blob = new Blob([bytes.subarray(at, (at += length))], { type });
@@ -40,8 +49,8 @@ export class Pictures {
     const bitmaps = Object.fromEntries(await Promise.all(parts));
     if (header.number < this.drawn) close(bitmaps);
     else if (this.holding && !header.exact) {
-      this.held.push({ header, bitmaps });
-      while (this.held.length > MOST_HELD) close(this.held.shift().bitmaps);
+      this.held.push({ header, bitmaps, turn });
+      if (this.held.length > MOST_HELD) this.drawHeld();
     } else this.draw(header, bitmaps);
     this.acknowledge(header.number);
   }
@@ -52,14 +61,18 @@ export class Pictures {
     this.onDrawn(header);
   }
 
-  /** Draw the newest picture that is due at this time of the source (seconds). */
-  drawUntil(seconds) {
-    let due = null;
-    while (this.held.length && this.held[0].header.seconds <= seconds) {
-      if (due) close(due.bitmaps);
-      due = this.held.shift();
+  drawHeld() {
+    const { header, bitmaps } = this.held.shift();
+    this.draw(header, bitmaps);
+  }
+
+  /** Draw the newest picture that is due at this time of the source, in this turn. */
+  drawUntil(turn, seconds) {
+    const due = (one) => one && (one.turn < turn || (one.turn === turn && one.header.seconds <= seconds));
+    while (due(this.held[0])) {
+      if (due(this.held[1])) close(this.held.shift().bitmaps);
+      else this.drawHeld();
     }
-    if (due) this.draw(due.header, due.bitmaps);
   }
 }
 
