@@ -1,0 +1,237 @@
+"""Player: a feed's due frames through the engine, as many as can be made in time. Those that cannot are dropped, never queued."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.chroma import SUBSAMPLING
+from pipeline.color import PixelLayout
+from pipeline.engine import Engine, Kept
+from pipeline.engine_maker import plain_engine
+from pipeline.plan import Plan
+from preview.feeds import Due, Feed
+from preview.ladder import Ladder, Rung, plan_at, rungs_of, said, size_at
+from preview.limits import SCOPES_SECONDS
+from preview.outbox import Outbox
+from preview.pictures import Made, jpeg, picture
+from preview.scopes import Scopes
+from preview.stills import cores
+
+Planes = tuple[torch.Tensor, ...]
+RATE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page wants to see.
+
+    layers: of preview/pictures.py; exposure_stops: of the tone map; width: the widest picture while playing, in pixels, 0 = any
+    scopes: are they wanted; video: HDR as video fragments while playing; codec: of these, "av1" or "hevc"
+    """
+
+    layers: tuple[str, ...] = ("sdr", "hdr")
+    exposure_stops: float = 0.0
+    width: int = 0
+    scopes: bool = True
+    video: bool = False
+    codec: str = "av1"
+
+
+class Player:
+    """Plays a feed until it ends, fails or is stopped.
+
+    plan: what to show it by at the moment; view: likewise; rate: frames per second to hold; start: place on the ladder
+    on_made: told of every frame that is shown, in order, by any thread: what was made, its decoded planes, and its seconds
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        plan: Callable[[], Plan],
+        view: Callable[[], View],
+        outbox: Outbox,
+        scopes: Scopes,
+        rate: float,
+        start: int,
+        on_made: Callable[[Made, Planes, float], None],
+    ) -> None:
+        self.feed, self._plan, self._view, self._outbox, self._scopes = feed, plan, view, outbox, scopes
+        self.error: Exception | None = None
+        self.frame, self.seconds, self.dropped, self.latency_ms = -1, 0.0, 0, 0.0
+        self._on_made = on_made
+        self._taken = -1
+        self._turn, self._state, self._sampling = threading.Lock(), threading.Lock(), threading.Lock()
+        self._stopped = threading.Event()
+        self._shown: deque[float] = deque(maxlen=256)
+        self._samples: OrderedDict[tuple, Future[Kept]] = OrderedDict()
+        self._scopes_at = 0.0
+        count = cores()
+        self._ladder = Ladder(rungs_of(plan()), count / rate, start)
+        self._lanes = [
+            threading.Thread(target=self._lane, name=f"play {number}", daemon=True) for number in range(count)
+        ]
+        for lane in self._lanes:
+            lane.start()
+
+    @property
+    def place(self) -> int:
+        """On the ladder."""
+        return self._ladder.place
+
+    @property
+    def ended(self) -> bool:
+        """Has the last frame been shown for its time, or is there an error?"""
+        return self.feed.ended or self.error is not None
+
+    def rate(self) -> float:
+        """Frames per second that were shown of late."""
+        now = time.monotonic()
+        with self._state:
+            times = [at for at in self._shown if now - at <= RATE_SECONDS]
+        return 0.0 if len(times) < 2 else (len(times) - 1) / max(now - times[0], 1e-3)
+
+    def quality(self) -> dict[str, Any]:
+        """What is lowered to hold the rate."""
+        with self._state:
+            rung, best = self._ladder.rung, self._ladder.rungs[0]
+        plan = self._plan()
+        width, height = size_at(plan.tracks[0].width, plan.tracks[0].height, rung)
+        radius = plan.tracks[0].radius if rung.temporal else 0
+        return {
+            "network_scale": rung.scale,
+            "width": width,
+            "height": height,
+            "temporal_radius": radius,
+            "text": said(rung, best),
+        }
+
+    def plan_changed(self) -> None:
+        """The plan is another: its ladder may have other rungs."""
+        with self._state:
+            rungs = rungs_of(self._plan())
+            if rungs != self._ladder.rungs:
+                self._ladder = Ladder(
+                    rungs,
+                    self._ladder.budget_seconds,
+                    max(0, self._ladder.place + len(rungs) - len(self._ladder.rungs)),
+                )
+
+    def stop(self) -> None:
+        """End all threads; the frames under way are finished."""
+        self._stopped.set()
+        self.feed.close()
+        for lane in self._lanes:
+            if lane is not threading.current_thread():
+                lane.join()
+        self._samples.clear()
+
+    def _lane(self) -> None:
+        torch.set_num_threads(1)
+        try:
+            while not self._stopped.is_set() and not self.ended:
+                self._one()
+        except Exception as error:  # noqa: BLE001 - told by the session
+            self.error = error
+
+    def _one(self) -> None:
+        if not self._outbox.wait_for_room(0.1):
+            return
+        with self._state:
+            rung, plan = self._ladder.rung, self._plan()
+        with self._turn:
+            radius = plan.tracks[0].radius if rung.temporal else 0
+            due = self.feed.newest(self._taken, radius)
+            if due is None:
+                if self.feed.error is not None:
+                    raise self.feed.error
+                return
+            self.dropped += max(0, due.number - self._taken - 1) if self._taken >= 0 else 0
+            self._taken = due.number
+        started = time.monotonic()
+        made = self._make(due, plan, rung)
+        parts = self._parts(made)
+        with self._state:
+            now = time.monotonic()
+            if rung == self._ladder.rung:
+                self._ladder.saw(now - started, now)
+            if self._stopped.is_set() or due.number <= self.frame:
+                return
+            self.frame, self.seconds = due.number, due.seconds
+            self.latency_ms = 1000 * (now - due.at)
+            self._shown.append(now)
+            if parts:
+                header = {"frame": due.number, "seconds": due.seconds, "exact": False, "width": plan.tracks[0].width}
+                header |= {"height": plan.tracks[0].height, "latency_ms": round(self.latency_ms, 1)}
+                self._outbox.picture(header, parts)
+            if self._view().scopes and now - self._scopes_at >= SCOPES_SECONDS:
+                self._scopes_at = now
+                self._outbox.text("scopes", self._scopes.of(made, 2))
+            self._on_made(made, due.window[due.place], due.seconds)
+
+    def _parts(self, made: Made) -> list[tuple[str, str, bytes]]:
+        view = self._view()
+        layers = [layer for layer in view.layers if not (view.video and layer == "hdr")]
+        return [(one, "image/jpeg", jpeg(picture(made, one, view.exposure_stops), view.width)) for one in layers]
+
+    def _make(self, due: Due, plan: Plan, rung: Rung) -> Made:
+        small = plan_at(plan, rung)
+        if small.tracks[0].radius == 0:
+            return make_at(due.window[due.place], plan, rung, due.number)
+        engine, first = plain_engine(small, 0), due.number - due.place
+        kept = [self._sample(engine, small, first + step, planes) for step, planes in enumerate(due.window)]
+        restored = engine.smooth(kept, due.place)
+        return Made(due.number, engine.deliver(restored, due.number)[0], restored, plan.out)
+
+    def _sample(self, engine: Engine, plan: Plan, number: int, planes: Planes) -> Kept:
+        """Of a frame, made once for all windows that it is in."""
+        key = (number, plan.model_sha256, plan.scale, plan.stages, plan.tracks[0].overlays)
+        with self._sampling:
+            future = self._samples.get(key)
+            mine = future is None
+            if future is None:
+                future = self._samples[key] = Future()
+                while len(self._samples) > 2 * engine.radius + 2 + 2 * len(self._lanes):
+                    self._samples.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(engine.sample(planes))
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+        return future.result()
+
+
+def make_at(planes: Planes, plan: Plan, rung: Rung | None, number: int) -> Made:
+    """One frame by itself, as a rung has it; None: as the plan has it, but for smoothing over time."""
+    rung = rung or Rung(False, plan.scale)
+    small = plan_at(plan, dataclasses.replace(rung, temporal=False))
+    track = small.tracks[0]
+    engine = plain_engine(small, 0)
+    restored = engine.restore([shrunk(planes, track.layout, track.width, track.height, rung)])
+    return Made(number, engine.deliver(restored, number)[0], restored, plan.out)
+
+
+def shrunk(planes: Planes, layout: PixelLayout, width: int, height: int, rung: Rung) -> Planes:
+    """Planes for a picture of width x height, areas averaged; as they are on rungs that do not shrink."""
+    import cv2
+
+    if rung.shrink == 1:
+        return planes
+    cv2.setNumThreads(1)
+    across, down = SUBSAMPLING[layout.chroma]
+    sizes = [(width, height), *[(-(-width // across), -(-height // down))] * 2]
+    small = []
+    for plane, size in zip(planes, sizes, strict=False):
+        codes = np.ascontiguousarray(plane.cpu().numpy())
+        small.append(torch.from_numpy(cv2.resize(codes, size, interpolation=cv2.INTER_AREA)))
+    return tuple(small)
