@@ -130,14 +130,18 @@ class Settings:
 
     def values(self) -> dict[str, Any]:
         """What each knob stands at."""
-        return {knob.key: self._value(self.config, knob.key) for knob in self.knobs}
+        return {knob.key: self.profile if knob.key == "profile" else get(self.config, knob.key) for knob in self.knobs}
+
+    def defaults(self) -> dict[str, Any]:
+        """What each knob stands at in this profile before the page turns any."""
+        return {knob.key: self.profile if knob.key == "profile" else get(self.start, knob.key) for knob in self.knobs}
 
     def described(self) -> list[dict[str, Any]]:
         """The knobs as the page is told of them."""
-        facts = []
+        facts, values, defaults = [], self.values(), self.defaults()
         for knob in self.knobs:
-            value, default = (self._value(config, knob.key) for config in (self.config, self.start))
-            facts.append(dataclasses.asdict(knob) | {"value": value, "default": default})
+            told = {"value": values[knob.key], "default": defaults[knob.key]}
+            facts.append(dataclasses.asdict(knob) | told)
         return facts
 
     def command(self, words: Sequence[str], output: Path) -> str:
@@ -165,11 +169,6 @@ class Settings:
         ).strip()
         body = yaml.safe_dump(data, sort_keys=False) if data else "{}\n"
         return f"{head}\n# Use it so: {COMMAND} INPUT --output OUTPUT --config THIS_FILE\n{body}"
-
-    def _value(self, config: Config, key: str) -> Any:  # noqa: ANN401
-        if key == "profile":
-            return self.profile if config is self.config else self._start_profile
-        return get(config, key)
 
     def _load(self, profile: str, turned: Mapping[str, Any]) -> Config:
         words = [*self._words, *(f"{key}={_word(value)}" for key, value in turned.items())]

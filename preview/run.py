@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from preview.limits import CLOSE_SECONDS
 from preview.server import Door, is_loopback, listen, make_app, make_token
 
 if TYPE_CHECKING:
     from preview.sources import Source
     from preview.studio import Studio
 
-MakeStudio = Callable[[], "Studio"]
+WORKING = ("tab", "look", "still", "play", "hdr video")
+"""How the names of threads begin that compute."""
 
 
 def run(
@@ -60,6 +63,18 @@ def run(
     finally:
         if studio.done() and studio.exception() is None:
             studio.result().close()
+            _end_now()
+
+
+def _end_now() -> None:
+    """End the process although a frame is still computed, or a file looked at: nobody wants it any more, and it may take many seconds."""
+    until = time.monotonic() + CLOSE_SECONDS
+    while any(thread.name.startswith(WORKING) for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.02)
+    if any(thread.name.startswith(WORKING) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def _serve(door: Door, sock: socket.socket, studio: Future[Studio], browser: bool) -> None:

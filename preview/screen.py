@@ -178,9 +178,8 @@ class Screen:
 
     def _tell_settings(self) -> None:
         changed = list(self._settings.turned)
-        self._outbox.text(
-            "settings", {"values": self._settings.values(), "changed": changed, "command": self._command()}
-        )
+        told = {"values": self._settings.values(), "defaults": self._settings.defaults(), "changed": changed}
+        self._outbox.text("settings", told | {"command": self._command()})
 
     def _tell_state(self) -> None:
         plan, player = self._plan, self._player
@@ -332,9 +331,7 @@ class Screen:
             self._place = self._player.place
             if self._player.frame >= 0:
                 self._frame = self._player.frame
-            self._player = None
-            self._shown = self._shown or ()
-            self._shown = ()
+            self._player, self._shown = None, ()
         if self._stream is not None:
             self._stream.close()
             self._stream = None

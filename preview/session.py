@@ -56,9 +56,10 @@ class Session:
             self._closed = True
             self._changed.notify_all()
 
-    def join(self) -> None:
-        """Wait until all is let go of."""
-        self._thread.join()
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait until all is let go of, so long at most. Is it?"""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _add(self, request: Request) -> None:
         """Newer wishes take the place of older ones of their kind, so that what waits is bounded."""
@@ -148,5 +149,7 @@ class Session:
         except SunvisorError as error:
             self._outbox.text("error", {"text": str(error)})
         except Exception as error:
+            if self._closed:
+                return
             LOG.exception("a tab's wish failed")
             self._outbox.text("error", {"text": f"This failed inside the preview: {type(error).__name__}: {error}"})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pipeline.decode import DecodeReport, decode_span
+from pipeline.decode import DecodedFrame, DecodeReport, decode_span
 from pipeline.engine import Engine, Kept, Restored
 from pipeline.engine_maker import plain_engine
 from pipeline.index import packets_for
@@ -141,31 +141,35 @@ def owner(planned: Planned, number: int) -> Span:
 def decoded(planned: Planned, number: int, near: range) -> list[Planes]:
     """Planes of the frames `near` frame `number`, the same that `convert` decodes.
 
-    From the nearest keyframe, which gives the same pictures sooner; where something is damaged, from where the frame's span begins, because a
-    decoder patches a damaged picture with what came before.
+    From the nearest keyframe, which gives the same pictures sooner; where something is damaged, with the whole span that the frame is
+    converted in, because what is put in a damaged frame's place comes from there.
     """
-    track, index = planned.track, planned.index
+    home, index = owner(planned, number), planned.index
     lead_in, lead_out = number - near.start, near.stop - number - 1
-    home = owner(planned, number)
     first_pts = int(index.frame_pts[number])
     end_pts = first_pts + int(index.frame_duration[number])
-    soon = packets_for(index, number, 1, lead_in, lead_out)
-    for packets, threads in ((soon, cores()), ((home.seek_packet, home.end_packet), 1)):
-        report = DecodeReport()
-        frames = decode_span(
-            planned.path,
-            track.stream_index,
-            index,
-            Span(home.number, first_pts, end_pts, number, 1, lead_in, lead_out, *packets),
-            deinterlace=track.deinterlace,
-            threads=threads,
-            strict=planned.plan.strict,
-            report=report,
-        )
-        planes = [frame.planes for frame in frames]
-        if not (report.repeated_pts or report.damaged_packets or report.unexpected_frames):
-            break
-    return planes
+    packets = packets_for(index, number, 1, lead_in, lead_out)
+    report = DecodeReport()
+    soon = Span(home.number, first_pts, end_pts, number, 1, lead_in, lead_out, *packets)
+    planes = [frame.planes for frame in _frames(planned, soon, cores(), report)]
+    if not (report.repeated_pts or report.damaged_packets or report.unexpected_frames):
+        return planes
+    numbered = enumerate(_frames(planned, home, 1, DecodeReport()), home.first_frame - home.lead_in)
+    return [frame.planes for place, frame in numbered if place in near]
+
+
+def _frames(planned: Planned, span: Span, threads: int, report: DecodeReport) -> Iterator[DecodedFrame]:
+    track = planned.track
+    return decode_span(
+        planned.path,
+        track.stream_index,
+        planned.index,
+        span,
+        deinterlace=track.deinterlace,
+        threads=threads,
+        strict=planned.plan.strict,
+        report=report,
+    )
 
 
 def _made(engine: Engine, restored: Restored, planned: Planned, number: int) -> Made:
