@@ -145,7 +145,7 @@ class Screen:
         """Bring what is shown up to date. wished_at: since when it is waited for, by time.monotonic()"""
         if self._player is not None:
             self._watch()
-        elif self._plan is not None and self._aim() != self._shown:
+        if self._player is None and self._plan is not None and self._aim() != self._shown:
             try:
                 self._draw(wished_at)
             except Abandoned:
