@@ -2,6 +2,7 @@
 
 const GAP_MS = 40;
 const PATIENCE_MS = 1500; // after this long without an answer the next values go out all the same
+const START = ["profile", "model"]; // what all else starts from stands at the top
 const NOTCHES = 240; // of a slider with a logarithmic scale
 
 const element = (name, properties = {}, ...children) => {
@@ -51,7 +52,7 @@ class Knob {
     this.value = value;
     this.show(value);
     const unit = this.facts.unit ? ` ${this.facts.unit}` : "";
-    this.note.textContent = `default ${this.name(this.standard)}${unit}`;
+    this.note.textContent = `default ${this.name(this.standard)}`;
     this.back.title = `Back to ${this.name(this.standard)}${unit}`;
     const same = this.name(value) === this.name(this.standard);
     this.root.classList.toggle("changed", !same);
@@ -74,6 +75,7 @@ class NumberKnob extends Knob {
     this.root.append(this.main);
     this.main.oninput = () => this.tell(this.fromSlider(Number(this.main.value)));
     this.entry.onchange = () => this.entry.value !== "" && this.tell(Math.min(Math.max(low, Number(this.entry.value)), high));
+    this.entry.onkeydown = (event) => ["Enter", "Escape"].includes(event.key) && this.entry.blur(); // keys are the page's again
     for (const place of [this.main, this.label]) place.addEventListener("dblclick", () => this.reset());
   }
 
@@ -144,9 +146,11 @@ class SwitchKnob extends Knob {
 const KINDS = { number: NumberKnob, choice: ChoiceKnob, switch: SwitchKnob };
 
 export class Knobs {
-  /** places: {group: element}; send(values) gives values by key to the server */
-  constructor(places, send) {
-    Object.assign(this, { places, send, knobs: new Map(), waiting: {}, sent: null, timer: 0 });
+  /** send(values) gives values by key to the server */
+  constructor(send) {
+    Object.assign(this, { send, knobs: new Map(), waiting: {}, sent: null, timer: 0 });
+    const place = (id) => document.querySelector(`#${id} .knobs`);
+    this.places = { start: place("start"), grade: place("grade"), network: place("network") };
   }
 
   build(facts) {
@@ -155,7 +159,7 @@ export class Knobs {
     for (const one of facts) {
       const knob = new KINDS[one.kind](one, (value) => this.give(one.key, value));
       this.knobs.set(one.key, knob);
-      (this.places[one.group] ?? this.places.network).append(knob.root);
+      this.places[START.includes(one.key) ? "start" : one.group].append(knob.root);
     }
     this.waiting = {};
     this.sent = null;

@@ -35,7 +35,7 @@ const viewer = new Viewer({
 const transport = new Transport(send);
 const scopes = new Scopes();
 const cards = new Cards(send);
-const knobs = new Knobs({ grade: byId("grade").querySelector(".knobs"), network: byId("network").querySelector(".knobs") }, (values) => send({ do: "set", values }));
+const knobs = new Knobs((values) => send({ do: "set", values }));
 const video = new HdrVideo(byId("layer-video"), {
   onFrame: (turn, seconds) => {
     pictures.drawUntil(turn, seconds + 0.5 / transport.fps);
@@ -52,6 +52,7 @@ const pictures = new Pictures({
   viewer,
   acknowledge: (number) => send({ do: "ack", number }),
   onDrawn: (header) => {
+    document.body.classList.remove("empty");
     if (!(viewer.mode in viewer.layers) || header.parts.some(({ layer }) => layer === viewer.mode)) byId("waiting").hidden = true;
     transport.drawn(header.frame, header.seconds);
     if (header.exact) showBadge("Exact", ": as convert hands it to the encoder");
@@ -173,7 +174,8 @@ function follow(message) {
   }
   transport.setPlaying(message.playing);
   status.state(message);
-  if (message.note) lines.show("note", message.note, 6000);
+  if (message.note) lines.show("note", message.note);
+  else lines.drop("note");
   if (message.playing) showBadge(message.quality?.text ? "Quality lowered to keep up" : "");
   tellDisplay();
 }

@@ -8,7 +8,7 @@ export class StatusLine {
   }
 
   connected(on) {
-    byId("link").textContent = on ? "" : "not connected";
+    byId("link").textContent = on ? "connected" : "not connected";
     if (!on) for (const id of ["rate", "latency", "dropped", "machine", "quality"]) byId(id).textContent = "";
   }
 
@@ -16,9 +16,10 @@ export class StatusLine {
   state({ playing, frames_per_second: rate, latency_ms: latency, dropped, device, precision, model, stages, quality }) {
     byId("link").textContent = playing ? "" : "paused";
     byId("rate").textContent = playing && rate ? `${rate.toFixed(1)} frames/s` : "";
-    byId("latency").textContent = latency ? `${Math.round(latency)} ms behind` : "";
-    byId("latency").title = "From decoding a frame to handing its picture to the browser";
-    byId("dropped").textContent = dropped ? `${dropped} dropped` : playing ? "none dropped" : "";
+    const took = latency < 1000 ? `${Math.round(latency)} ms` : `${(latency / 1000).toFixed(1)} s`;
+    byId("latency").textContent = latency ? (playing ? `${took} behind` : `picture after ${took}`) : "";
+    byId("latency").title = "From the moment a frame is due or asked for until its picture goes to the browser";
+    byId("dropped").textContent = playing ? `${dropped || "none"} dropped` : "";
     byId("machine").textContent = [device ?? this.device, precision, model].filter(Boolean).join(" · ");
     byId("machine").title = stages?.length ? `Stages: ${stages.join(", ")}` : "";
     const lowered = byId("quality");

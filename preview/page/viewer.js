@@ -176,7 +176,7 @@ export class Viewer {
       this.zoomBy(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : event.ctrlKey ? 0.01 : 0.0015)), event.clientX, event.clientY);
     }, { passive: false });
     this.area.addEventListener("dblclick", (event) => {
-      if (event.target.closest("button, #split")) return;
+      if (event.target.closest("button, #lines, #split")) return;
       if (this.zoom > 1) this.fit();
       else {
         const { scale } = this.placed(this.paneSize().width, this.paneSize().height);
@@ -196,7 +196,7 @@ export class Viewer {
   }
 
   pointerDown(event) {
-    if (event.button > 0 || event.target.closest("button")) return;
+    if (event.button > 0 || event.target.closest("button, #lines")) return;
     this.area.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     const onHandle = event.target.closest("#split");
