@@ -43,6 +43,7 @@ class Studio:
         self._lock = threading.Lock()
         self._listeners: dict[object, tuple[int, Callable[[dict[str, Any]], None]]] = {}
         self._conversions: dict[int, Conversion] = {}
+        self._made: set[int] = set()
         self._lookers = ThreadPoolExecutor(1, "look", torch.set_num_threads, (1,))
 
     def settings(self) -> Settings:
@@ -114,7 +115,7 @@ class Studio:
             self._listeners.pop(tab, None)
 
     def convert(self, number: int, command: str, yaml: str) -> None:
-        """Start, pause, resume or cancel the conversion of a source. yaml: the settings. Raises InputError where that cannot be."""
+        """command: start, pause, resume or cancel the conversion of a source. yaml: the settings. Raises InputError where that cannot be."""
         from preview.conversion import Conversion
 
         source = self.sources[number]
@@ -122,18 +123,20 @@ class Studio:
             raise InputError(f"{source.name}: a live source cannot be converted; record it first.")
         with self._lock:
             conversion = self._conversions.get(number)
-            if command == "start" and (conversion is None or conversion.state()["state"] in ENDED):
+            state = conversion.state()["state"] if conversion else "idle"
+            if command == "start" and state in ENDED:
+                # What was made here a moment ago gives way to what is wanted now; files of others do not.
                 conversion = self._conversions[number] = Conversion(
-                    source.words, source.output, yaml, lambda state: self._tell(number, state)
+                    source.words,
+                    source.output,
+                    yaml,
+                    lambda state: self._tell(number, state),
+                    overwrite=number in self._made or state == "done",
                 )
+                self._made |= {number} if state == "done" else set()
         if conversion is None:
             raise InputError(f"{source.name}: no conversion was started.")
-        {
-            "start": conversion.start,
-            "pause": conversion.pause,
-            "resume": conversion.resume,
-            "cancel": conversion.cancel,
-        }[command]()
+        getattr(conversion, command)()
 
     def _tell(self, number: int, state: dict[str, Any]) -> None:
         with self._lock:
@@ -144,6 +147,8 @@ class Studio:
     def close(self) -> None:
         """Close all sources. A conversion under way is stopped, and can be resumed."""
         self._lookers.shutdown(wait=False, cancel_futures=True)
+        for conversion in self._conversions.values():
+            conversion.close()
         with self._lock:
             for live in self._live.values():
                 live.close()
