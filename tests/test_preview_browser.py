@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import load_config
+from configs.schema import load_config, result_settings
 from pipeline.color import OutputSpec
 from pipeline.convert import convert
 from pipeline.encode import SpanEncoder
@@ -327,7 +328,8 @@ def test_saved_settings_convert_to_the_picture_that_was_shown(
     download.value.save_as(saved)
     assert saved.name == "sunvisor.yaml"
     command = tab.text("#saved-command")
-    assert "run_pipeline.py convert" in command and "sunvisor.yaml" in command
+    words = shlex.split(command)
+    assert words[:3] == ["run_pipeline.py", "convert", str(clip)]
     tab.page.locator("#save-card .copy").click()
     tab.wait("() => document.querySelector('#save-card .copy').textContent === 'Copied'")
     assert tab.page.evaluate("navigator.clipboard.readText()") == command
@@ -342,6 +344,9 @@ def test_saved_settings_convert_to_the_picture_that_was_shown(
     monkeypatch.setattr(SpanEncoder, "write", spy)
     config = load_config("dashcam", saved, [])
     assert (config.grade.exposure_stops, config.grade.peak_nits, config.temporal.radius) == (0.5, 800, 1)
+    assert result_settings(config) == result_settings(
+        load_config("dashcam", None, [one for one in words if "=" in one])
+    )
     output = tmp_path / "drive_hdr.mp4"
     convert(clip, output, config)
     out = OutputSpec("pq", config.grade.white_nits, config.grade.peak_nits)
