@@ -98,6 +98,7 @@ class LiveSource:
     width, height: in pixels; layout, color: as of a file; color_reasons: why these, for each field
     rate: frames a second that the stream claims, 30 where it claims none
     note: "" while frames come, else one sentence: what is wrong, and when it is tried again
+    stale: what comes has another size or pixel format by now and is not shown; close it and open it anew
     """
 
     width: int
@@ -109,7 +110,7 @@ class LiveSource:
 
     def __init__(self, address: str, overrides: dict[str, str | None]) -> None:
         self._address, self._name, self._overrides = address, shown(address), overrides
-        self.note = ""
+        self.note, self.stale = "", False
         self._changed = threading.Condition()
         self._shape: tuple | None = None
         self._trouble: Exception | None = None
@@ -207,7 +208,8 @@ class LiveSource:
         """What a new connection brings: None when it is what it was, else why it cannot be used."""
         shape = head["width"], head["height"], head["format"]
         if self._shape is not None:
-            if shape != self._shape:
+            self.stale = shape != self._shape
+            if self.stale:
                 return f"it is {shape[0]}x{shape[1]} {shape[2]} now and was {self._shape[0]}x{self._shape[1]} {self._shape[2]}, open it anew"
             return None
         try:
@@ -257,7 +259,8 @@ class LiveSource:
         shape = head["width"], head["height"], head["format"]
         with self._changed:
             self._read = number + 1
-            if shape != self._shape:
+            self.stale = shape != self._shape
+            if self.stale:
                 self.note = f"{self._name}: its pictures are {shape[0]}x{shape[1]} {shape[2]} now; open it anew."
                 return
             if not self._closed:

@@ -212,7 +212,7 @@ def test_it_connects_again_when_the_peer_breaks_off(camera: http.server.Threadin
         number = max(number, source.newest().pts)
         camera.mood = "stream"
         wait_until(lambda: source.newest(number) is not None)
-        assert source.note == ""
+        assert source.note == "" and not source.stale
         assert len(camera.asked) >= 3
 
 
@@ -243,7 +243,7 @@ def test_a_stream_of_another_size_is_told_and_not_shown(
         last = source.newest().pts
         camera.data, camera.mood = other.read_bytes(), "stream"
         wait_until(lambda: "128x96" in source.note)
-        assert "160x90" in source.note
+        assert "160x90" in source.note and source.stale
         assert source.newest(last) is None
 
 
