@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -22,16 +21,8 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.light import LightLevels
 from preview.hdr_video import DELAY_FRAMES, FRAGMENT_FRAMES, KEY_FRAMES, Fragment, HdrVideo
 from tests import oracles
+from tests.browser import CHROMIUM, FLAGS
 
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGE = """<!doctype html><video id="v" muted></video><script>
 async function play(codec, pieces) {
   const video = document.getElementById("v"), source = new MediaSource();
@@ -221,7 +212,7 @@ def test_chromium_plays_it_by_media_source_extensions(site: tuple[Path, str], wi
         (folder / name).write_bytes(piece.data)
     (folder / "index.html").write_text(PAGE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             page = browser.new_page()
             page.goto(f"{address}/index.html")
