@@ -48,6 +48,13 @@ def rungs_of(plan: Plan) -> tuple[Rung, ...]:
     return tuple(dict.fromkeys(rungs))
 
 
+def start_place(plan: Plan, rung: Rung, seconds: float, budget_seconds: float) -> int:
+    """Where to begin, when one frame of `rung` by itself took so long: the best rung that is foreseen to hold the rate, else the last."""
+    rungs = rungs_of(plan)
+    holds = (place for place, one in enumerate(rungs) if seconds * one.cost / rung.cost <= budget_seconds)
+    return next(holds, len(rungs) - 1)
+
+
 def said(rung: Rung, best: Rung) -> str:
     """In plain words what a rung lacks; "" for the best."""
     lacks = []

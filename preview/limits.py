@@ -24,8 +24,8 @@ AHEAD_BYTES = 256 << 20
 """Of decoded frames that wait to be shown while playing."""
 AHEAD_FRAMES = 12
 
-STILL_CACHE_BYTES = 1 << 30
-"""Of restored frames that one tab keeps, so that grade knobs need no network."""
+STILL_CACHE_BYTES = 384 << 20
+"""Of restored frames that one tab keeps, so that grade knobs need no network; a frame and its neighbours are always kept."""
 
 CLOSE_SECONDS = 2.0
 """A closed tab's threads have ended by then."""

@@ -12,6 +12,7 @@ from pipeline.plan import Plan
 from preview.feeds import Feed, LiveFeed, VideoFeed
 from preview.hdr_stream import HdrStream
 from preview.knobs import Settings
+from preview.ladder import start_place
 from preview.live import LiveSource
 from preview.media import KeptLooks, Media, Planned
 from preview.outbox import Outbox
@@ -19,7 +20,7 @@ from preview.pictures import Made, jpeg, picture, png
 from preview.player import Player, View, make_at
 from preview.scopes import Scopes
 from preview.shows import live_plan, opened, quick_rung, without_look
-from preview.stills import Abandoned, Stills
+from preview.stills import Abandoned, Stills, cores
 from preview.studio import Studio
 
 
@@ -49,7 +50,7 @@ class Screen:
         self._player: Player | None = None
         self._stream: HdrStream | None = None
         self._loop = False
-        self._place = 0
+        self._place: int | None = None
         self._latency_ms = 0.0
         self._told_at = 0.0
         self._sdr: tuple[tuple, bytes] | None = None
@@ -65,7 +66,7 @@ class Screen:
         source = self._studio.sources[number]
         self._number, self._media, self._live = number, None, None
         self._planned = self._plan = self._shown = self._frozen = None
-        self._frame, self._place = 0, 0
+        self._frame, self._place = 0, None
         self._scopes.forget()
         if source.kind == "live":
             self._live = self._studio.live(number)
@@ -232,8 +233,12 @@ class Screen:
             if self._shown is None and "sdr" in self._view.layers:
                 self._send_sdr(planes, wished_at)
             rung = quick_rung(planned.plan)
-            if rung.cost < 0.7 or planned.track.radius:
-                self._send(make_at(planes, planned.plan, rung, number), wished_at, exact=False, quick=True)
+            began = time.monotonic()
+            made = make_at(planes, planned.plan, rung, number)
+            self._send(made, wished_at, exact=False, quick=True)
+            if self._place is None:
+                budget_seconds = cores() / max(1.0, float(planned.track.rate))
+                self._place = start_place(planned.plan, rung, time.monotonic() - began, budget_seconds)
         made = self._stills.make(planned, number, self._wanted)
         self._send(made, wished_at, exact=planned.exact)
         self._shown = aim
@@ -294,7 +299,7 @@ class Screen:
             self._outbox,
             self._scopes,
             rate,
-            self._place,
+            self._place or 0,
             self._made,
         )
 

@@ -21,6 +21,8 @@ from preview.media import Planned
 from preview.pictures import Made
 
 Planes = tuple[torch.Tensor, ...]
+LEAST_KEPT = 9
+"""Restored frames: one, smoothed, and the seven that the largest radius needs for it, and one to spare."""
 
 
 class Abandoned(Exception):
@@ -120,7 +122,7 @@ class Stills:
         """Keep it, and forget what was not asked for longest."""
         with self._lock:
             self._restored[key] = item
-            most = max(8, STILL_CACHE_BYTES // (3 * item.sdr.nbytes))
+            most = max(LEAST_KEPT, STILL_CACHE_BYTES // (2 * item.sdr.nbytes))
             while len(self._restored) > most:
                 self._restored.popitem(last=False)
 
