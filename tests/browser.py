@@ -32,6 +32,9 @@ FLAGS = (
 PATIENCE_MS = 60_000
 """How long anything may take; machines of CI are slow and shared."""
 
+FRAMES, WIDTH, HEIGHT, FPS = 75, 192, 108, 25
+"""Of the clip that the fixtures show."""
+
 HDR_SCREEN = """
 const asked = window.matchMedia.bind(window);
 window.matchMedia = (query) => {
@@ -220,3 +223,8 @@ class Tab:
 
     def close(self) -> None:
         self.context.close()
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean absolute difference in codes."""
+    return float(np.abs(first.astype(int) - second.astype(int)).mean())

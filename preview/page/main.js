@@ -25,8 +25,8 @@ let resumes = false; // playing was stopped because the tab went out of sight
 const send = (message) => connection.send(message);
 const viewLater = new Latest(() => sendView(), VIEW_GAP_MS);
 const viewer = new Viewer({
-  onMode: (mode) => {
-    if (mode in viewer.layers) waitFor("Making the picture…");
+  onMode: () => {
+    if (!showsLight()) waitFor("Making the picture…");
     viewLater.give();
     tellDisplay();
   },
@@ -53,7 +53,7 @@ const pictures = new Pictures({
   acknowledge: (number) => send({ do: "ack", number }),
   onDrawn: (header) => {
     document.body.classList.remove("empty");
-    if (!(viewer.mode in viewer.layers) || header.parts.some(({ layer }) => layer === viewer.mode)) byId("waiting").hidden = true;
+    if (showsLight() || header.parts.some(({ layer }) => layer === viewer.mode)) byId("waiting").hidden = true;
     transport.drawn(header.frame, header.seconds);
     if (header.exact) showBadge("Exact", ": as convert hands it to the encoder");
     else if (!transport.playing) showBadge("Quick look…");
@@ -83,6 +83,8 @@ function wantsVideo() {
   return choice === "video" || screenIsHdr();
 }
 
+/** Whether the mode shows pictures whose exposure can be turned. */
+const showsLight = () => !(viewer.mode in viewer.layers);
 const viewExposure = () => Number(byId("view-exposure").value);
 
 function sendView() {
@@ -91,7 +93,7 @@ function sendView() {
   send({
     do: "view",
     layers: LAYERS[viewer.mode],
-    exposure_stops: viewExposure(),
+    exposure_stops: showsLight() ? viewExposure() : 0,
     width: Math.min(Math.max(pixels, 160), opened?.width ?? 4096),
     scopes: byId("scopes").open && byId("scopes").checkVisibility(),
     video: wanted,
@@ -112,14 +114,17 @@ function tellDisplay() {
   const shows = transport.playing && video.showing && wantsVideo();
   viewer.setVideo(shows);
   pictures.holding = shows;
-  const stops = viewExposure();
+  const stops = shows || !showsLight() ? 0 : viewExposure();
+  const taken = stops ? `, view ${stops > 0 ? "+" : "−"}${Math.abs(stops)} stops` : "";
+  viewer.setExposure(stops);
+  byId("sdr-tag").textContent = `SDR${taken}`;
   const tag = byId("hdr-tag");
   if (viewer.mode === "difference") tag.textContent = "Difference from SDR";
   else if (viewer.mode === "mask") tag.textContent = "Restored pixels, coloured";
   else if (shows) tag.textContent = `HDR: ${video.codec.startsWith("av01") ? "AV1" : "HEVC"} 10-bit PQ`;
-  else tag.textContent = `HDR, tone-mapped${stops ? `, view ${stops > 0 ? "+" : "−"}${Math.abs(stops)} stops` : ""}`;
+  else tag.textContent = `HDR, tone-mapped${taken}`;
   status.shown(shows, wantsVideo());
-  byId("view-exposure").disabled = shows;
+  byId("view-exposure").disabled = shows || !showsLight();
 }
 
 function begin(message) {

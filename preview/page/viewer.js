@@ -78,6 +78,11 @@ export class Viewer {
     this.layOut();
   }
 
+  /** Show SDR as light that many stops brighter: signals are near a power of 2.2 of light, and both sides of the split then match. */
+  setExposure(stops) {
+    this.layers.sdr.style.filter = stops ? `brightness(${2 ** (stops / 2.2)})` : "none";
+  }
+
   /** SDR while held. */
   hold(on) {
     this.held = on;
