@@ -12,7 +12,7 @@ from pipeline.plan import Plan
 from preview.feeds import Feed, LiveFeed, VideoFeed
 from preview.hdr_stream import HdrStream
 from preview.knobs import Settings
-from preview.ladder import start_place
+from preview.ladder import Rung, rungs_of, start_place
 from preview.live import LiveSource
 from preview.media import KeptLooks, Media, Planned
 from preview.outbox import Outbox
@@ -233,15 +233,20 @@ class Screen:
             if self._shown is None and "sdr" in self._view.layers:
                 self._send_sdr(planes, wished_at)
             rung = quick_rung(planned.plan)
-            began = time.monotonic()
-            made = make_at(planes, planned.plan, rung, number)
-            self._send(made, wished_at, exact=False, quick=True)
-            if self._place is None:
-                budget_seconds = cores() / max(1.0, float(planned.track.rate))
-                self._place = start_place(planned.plan, rung, time.monotonic() - began, budget_seconds)
+            if rung != rungs_of(planned.plan)[0]:
+                began = time.monotonic()
+                made = make_at(planes, planned.plan, rung, number)
+                self._foresee(rung, time.monotonic() - began)
+                self._send(made, wished_at, exact=False, quick=True)
         made = self._stills.make(planned, number, self._wanted)
         self._send(made, wished_at, exact=planned.exact)
         self._shown = aim
+
+    def _foresee(self, rung: Rung, seconds: float) -> None:
+        """Where playing is to begin, from how long one frame took."""
+        if self._place is None:
+            budget_seconds = cores() / max(1.0, float(self._plan.tracks[0].rate))
+            self._place = start_place(self._plan, rung, seconds, budget_seconds)
 
     def _send(self, made: Made, wished_at: float, *, exact: bool, quick: bool = False) -> None:
         view, track = self._view, self._plan.tracks[0]
