@@ -110,18 +110,29 @@ class Media:
         self.source = source
         self._looks = KeptLooks()
         self._looked: set[str] = set()
+        self._failed: dict[str, Exception] = {}
         self._wrapped: tuple[str, Path] | None = None
         self._folder: tempfile.TemporaryDirectory | None = None
         self._lock = threading.Lock()
 
     def plan(self, config: Config, *, quick: bool = False) -> Planned:
         """quick: without the look at keyframes, as long as that was not taken. Raises InputError as make_plan does."""
+        boxes = str(config.overlay.boxes)
+        if quick and boxes in self._failed:
+            raise self._failed[boxes]
         exact = not quick or self.looked(config)
         path, config = self._file(config if exact else _without_look(config))
         prepared = make_plan(path, self.source.output, config, looks=self._looks)
         if exact:
-            self._looked.add(str(config.overlay.boxes))
+            self._looked.add(boxes)
         return Planned(prepared.plan, prepared.indices[0], exact)
+
+    def look(self, config: Config) -> None:
+        """Take the look that an exact plan needs. Where it fails, the next plan says why."""
+        try:
+            self.plan(config)
+        except Exception as error:  # noqa: BLE001 - raised by the next plan
+            self._failed[str(config.overlay.boxes)] = error
 
     def looked(self, config: Config) -> bool:
         """Is all known that an exact plan needs?"""

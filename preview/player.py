@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import OrderedDict, deque
@@ -11,21 +10,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from pipeline.chroma import SUBSAMPLING
-from pipeline.color import PixelLayout
 from pipeline.engine import Engine, Kept
-from pipeline.engine_maker import plain_engine
 from pipeline.plan import Plan
+from preview.engines import Engines
 from preview.feeds import Due, Feed
-from preview.ladder import Ladder, Rung, plan_at, rungs_of, said, size_at
+from preview.ladder import Ladder, Rung, rungs_of, said, size_at
 from preview.limits import SCOPES_SECONDS
 from preview.outbox import Outbox
 from preview.pictures import Made, jpeg, picture
 from preview.scopes import Scopes
-from preview.stills import cores
+from preview.stills import cores, network_key
 
 Planes = tuple[torch.Tensor, ...]
 RATE_SECONDS = 2.0
@@ -57,6 +53,7 @@ class Player:
     def __init__(
         self,
         feed: Feed,
+        engines: Engines,
         plan: Callable[[], Plan],
         view: Callable[[], View],
         outbox: Outbox,
@@ -65,7 +62,14 @@ class Player:
         start: int,
         on_made: Callable[[Made, Planes, float], None],
     ) -> None:
-        self.feed, self._plan, self._view, self._outbox, self._scopes = feed, plan, view, outbox, scopes
+        self.feed, self._engines, self._plan, self._view, self._outbox, self._scopes = (
+            feed,
+            engines,
+            plan,
+            view,
+            outbox,
+            scopes,
+        )
         self.error: Exception | None = None
         self.frame, self.seconds, self.dropped, self.latency_ms = -1, 0.0, 0, 0.0
         self._on_made = on_made
@@ -184,17 +188,17 @@ class Player:
         return [(one, "image/jpeg", jpeg(picture(made, one, view.exposure_stops), view.width)) for one in layers]
 
     def _make(self, due: Due, plan: Plan, rung: Rung) -> Made:
-        small = plan_at(plan, rung)
-        if small.tracks[0].radius == 0:
-            return make_at(due.window[due.place], plan, rung, due.number)
-        engine, first = plain_engine(small, 0), due.number - due.place
+        if not rung.temporal or plan.tracks[0].radius == 0:
+            return self._engines.make_alone(due.window[due.place], plan, rung, due.number)
+        small, engine = self._engines.of(plan, rung)
+        first = due.number - due.place
         kept = [self._sample(engine, small, first + step, planes) for step, planes in enumerate(due.window)]
         restored = engine.smooth(kept, due.place)
         return Made(due.number, engine.deliver(restored, due.number)[0], restored, plan.out)
 
     def _sample(self, engine: Engine, plan: Plan, number: int, planes: Planes) -> Kept:
         """Of a frame, made once for all windows that it is in."""
-        key = (number, plan.model_sha256, plan.scale, plan.stages, plan.tracks[0].overlays)
+        key = (number, network_key(plan))
         with self._sampling:
             future = self._samples.get(key)
             mine = future is None
@@ -209,29 +213,3 @@ class Player:
                 future.set_exception(error)
                 raise
         return future.result()
-
-
-def make_at(planes: Planes, plan: Plan, rung: Rung | None, number: int) -> Made:
-    """One frame by itself, as a rung has it; None: as the plan has it, but for smoothing over time."""
-    rung = rung or Rung(False, plan.scale)
-    small = plan_at(plan, dataclasses.replace(rung, temporal=False))
-    track = small.tracks[0]
-    engine = plain_engine(small, 0)
-    restored = engine.restore([shrunk(planes, track.layout, track.width, track.height, rung)])
-    return Made(number, engine.deliver(restored, number)[0], restored, plan.out)
-
-
-def shrunk(planes: Planes, layout: PixelLayout, width: int, height: int, rung: Rung) -> Planes:
-    """Planes for a picture of width x height, areas averaged; as they are on rungs that do not shrink."""
-    import cv2
-
-    if rung.shrink == 1:
-        return planes
-    cv2.setNumThreads(1)
-    across, down = SUBSAMPLING[layout.chroma]
-    sizes = [(width, height), *[(-(-width // across), -(-height // down))] * 2]
-    small = []
-    for plane, size in zip(planes, sizes, strict=False):
-        codes = np.ascontiguousarray(plane.cpu().numpy())
-        small.append(torch.from_numpy(cv2.resize(codes, size, interpolation=cv2.INTER_AREA)))
-    return tuple(small)

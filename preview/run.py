@@ -49,6 +49,7 @@ def run(
 
     def load() -> None:
         try:
+            import preview.session  # noqa: F401 - the event loop shall find it loaded
             from preview.studio import Studio
 
             made = Studio(make_sources(), profile, config_file, words)

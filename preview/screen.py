@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import InputError, SunvisorError
 from pipeline.plan import Plan
+from preview.engines import Engines
 from preview.feeds import Feed, LiveFeed, VideoFeed
 from preview.hdr_stream import HdrStream
 from preview.knobs import Settings
@@ -17,7 +18,7 @@ from preview.live import LiveSource
 from preview.media import KeptLooks, Media, Planned
 from preview.outbox import Outbox
 from preview.pictures import Made, jpeg, picture, png
-from preview.player import Player, View, make_at
+from preview.player import Player, View
 from preview.scopes import Scopes
 from preview.shows import live_plan, opened, quick_rung, without_look
 from preview.stills import Abandoned, Stills, cores
@@ -37,7 +38,8 @@ class Screen:
     ) -> None:
         self._studio, self._settings, self._outbox = studio, settings, outbox
         self._wanted, self._poke = wanted, poke
-        self._view, self._scopes, self._stills = View(), Scopes(), Stills()
+        self._view, self._scopes, self._engines = View(), Scopes(), Engines()
+        self._stills = Stills(self._engines)
         self._number: int | None = None
         self._media: Media | None = None
         self._live: LiveSource | None = None
@@ -158,6 +160,7 @@ class Screen:
         self._studio.forget(self)
         self._stop()
         self._stills.close()
+        self._engines.clear()
 
     def _change(self, turn: Callable[[], None]) -> None:
         before = self._settings.state()
@@ -225,7 +228,7 @@ class Screen:
         if planned is None:
             if self._frozen is not None:
                 number, planes = self._frozen
-                self._send(make_at(planes, self._plan, None, number), wished_at, exact=False)
+                self._send(self._engines.make_alone(planes, self._plan, None, number), wished_at, exact=False)
             self._shown = aim
             return
         if not self._stills.at_hand(planned, number):
@@ -235,7 +238,7 @@ class Screen:
             rung = quick_rung(planned.plan)
             if rung != rungs_of(planned.plan)[0]:
                 began = time.monotonic()
-                made = make_at(planes, planned.plan, rung, number)
+                made = self._engines.make_alone(planes, planned.plan, rung, number)
                 self._foresee(rung, time.monotonic() - began)
                 self._send(made, wished_at, exact=False, quick=True)
         made = self._stills.make(planned, number, self._wanted)
@@ -299,6 +302,7 @@ class Screen:
         rate = max(1.0, float(self._plan.tracks[0].rate))
         self._player = Player(
             feed,
+            self._engines,
             lambda: self._plan,
             lambda: self._view,
             self._outbox,

@@ -12,10 +12,10 @@ import torch
 
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
 from pipeline.engine import Engine, Kept, Restored
-from pipeline.engine_maker import plain_engine
 from pipeline.index import packets_for
 from pipeline.plan import Plan
 from pipeline.span import Span
+from preview.engines import Engines
 from preview.limits import STILL_CACHE_BYTES
 from preview.media import Planned
 from preview.pictures import Made
@@ -35,9 +35,10 @@ def cores() -> int:
 
 
 class Stills:
-    """Frames of one track. One caller at a time; it works in `cores()` threads of its own."""
+    """Frames of one track. One caller at a time; it works in `cores()` threads of its own. engines: of the tab"""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Engines | None = None) -> None:
+        self._engines = engines or Engines()
         self._pool = ThreadPoolExecutor(cores(), "still", torch.set_num_threads, (1,))
         self._planes: OrderedDict[tuple, Planes] = OrderedDict()
         self._restored: OrderedDict[tuple, Restored | Kept] = OrderedDict()
@@ -45,16 +46,11 @@ class Stills:
 
     def make(self, planned: Planned, number: int, wanted: Callable[[], bool]) -> Made:
         """A frame, exact when its plan is. wanted: asked between pieces of work; once false, Abandoned is raised."""
-        engine = plain_engine(planned.plan, 0)
+        _, engine = self._engines.of(planned.plan)
         restored = self._cached(("smooth", network_key(planned.plan), engine.radius, number))
         if restored is None:
             restored = self._restore(planned, engine, number, wanted)
         return _made(engine, restored, planned, number)
-
-    def make_alone(self, planned: Planned, number: int) -> Made:
-        """The same without a look at its neighbours: sooner there, and not exact where they count."""
-        engine = plain_engine(planned.plan, 0)
-        return _made(engine, self._one(planned, engine, number), planned, number)
 
     def at_hand(self, planned: Planned, number: int) -> bool:
         """Is all there that `make` needs but grading?"""

@@ -14,7 +14,7 @@ import torch
 from configs.schema import Config
 from models import checkpoints
 from pipeline.engine import resolve_device
-from pipeline.errors import InputError, SunvisorError
+from pipeline.errors import InputError
 from preview.knobs import Settings
 from preview.live import LiveSource, open_live
 from preview.media import Media
@@ -40,7 +40,7 @@ class Studio:
         self.models = ("auto", *checkpoints.available())
         self._media: dict[int, Media] = {}
         self._live: dict[int, LiveSource] = {}
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self._listeners: dict[object, tuple[int, Callable[[dict[str, Any]], None]]] = {}
         self._conversions: dict[int, Conversion] = {}
         self._made: set[int] = set()
@@ -66,7 +66,7 @@ class Studio:
 
     def live(self, number: int) -> LiveSource:
         """A live source, opened once for all tabs. Raises InputError when it does not open."""
-        with self._lock:
+        with self._opening:
             if number not in self._live:
                 self._live[number] = open_live(self.sources[number].address)
             return self._live[number]
@@ -75,12 +75,8 @@ class Studio:
         """Take the look that an exact plan needs, beside all else; `then` is called when it is taken or has failed."""
 
         def look() -> None:
-            try:
-                media.plan(config)
-            except SunvisorError:
-                pass  # the tab makes the same plan next, and says what is wrong with it
-            finally:
-                then()
+            media.look(config)
+            then()
 
         self._lookers.submit(look)
 
@@ -149,11 +145,10 @@ class Studio:
         self._lookers.shutdown(wait=False, cancel_futures=True)
         for conversion in self._conversions.values():
             conversion.close()
-        with self._lock:
-            for live in self._live.values():
-                live.close()
-            for media in self._media.values():
-                media.close()
+        for live in list(self._live.values()):
+            live.close()
+        for media in list(self._media.values()):
+            media.close()
 
 
 def idle(output: Path | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipeline.color import OutputSpec, pack
 from pipeline.engine import PackedFrame, Restored
 from pipeline.errors import InputError
 from pipeline.overlay import OverlayBox
+from preview.engines import Engines, shrunk
 from preview.feeds import VideoFeed
 from preview.knobs import Settings
 from preview.ladder import FIRST_PATIENCE_SECONDS, LEAST_FRAMES, Ladder, Rung, plan_at, rungs_of, said, size_at
@@ -34,7 +35,6 @@ from preview.limits import AHEAD_FRAMES, PICTURES_IN_FLIGHT, TEXTS_WAITING, VIDE
 from preview.media import Media, Planned
 from preview.outbox import Outbox
 from preview.pictures import Made, picture
-from preview.player import make_at, shrunk
 from preview.scopes import COLUMNS, ROWS, Scopes
 from preview.sources import video_source, with_own_outputs
 from preview.tonemapping import tone_mapped
@@ -213,10 +213,10 @@ def test_every_rung_gives_a_picture_of_its_size(planned: Planned, rung: Rung) ->
     from preview.stills import decoded
 
     (planes,) = decoded(planned, 3, range(3, 4))
-    made = make_at(planes, planned.plan, rung, 3)
+    made = Engines().make_alone(planes, planned.plan, rung, 3)
     assert (made.width, made.height) == size_at(96, 64, rung)
     small = picture(made, "sdr").astype(float)
-    whole = picture(make_at(planes, planned.plan, None, 3), "sdr").astype(float)
+    whole = picture(Engines().make_alone(planes, planned.plan, None, 3), "sdr").astype(float)
     assert np.abs(small.mean((0, 1)) - whole.mean((0, 1))).max() < 3, "the same light"
     assert plan_at(planned.plan, rung).tracks[0].radius in (0, planned.track.radius)
 

@@ -302,6 +302,16 @@ def test_a_source_that_is_no_video_is_told_and_the_others_can_be_opened(clip: Pa
     with_tab(studio_of([broken, clip], ["model=neutral"], "preview"), test)
 
 
+def test_a_look_that_fails_is_told_once(clip: Path) -> None:
+    async def test(tab: Tab) -> None:
+        tab.send("open", source=0)
+        assert "does not fit" in (await tab.kind("error"))["text"]
+        await asyncio.sleep(1)
+        assert sum(one["is"] == "error" for one in tab.received) == 1
+
+    with_tab(studio_of([clip], ["model=neutral", "overlay.boxes=[[90,60,50,50]]"]), test)
+
+
 def test_numbered_pictures_are_shown_as_convert_reads_them(tmp_path: Path) -> None:
     from pipeline.sequence import find_runs
 
