@@ -140,7 +140,10 @@ class Tab:
         scale: float = 1,
     ) -> None:
         self.context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, device_scale_factor=scale, accept_downloads=True
+            viewport={"width": size[0], "height": size[1]},
+            device_scale_factor=scale,
+            accept_downloads=True,
+            has_touch=True,
         )
         self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address.rstrip("/"))
         self.page = self.context.new_page()
@@ -205,6 +208,16 @@ class Tab:
             knob.locator("input[type=number]").fill(str(value))
             knob.locator("input[type=number]").press("Enter")
         self.wait_newer(before)
+
+    def touch(self, *paths: Sequence[tuple[float, float]]) -> None:
+        """Fingers on the screen, one a path of as many points as the others, in CSS pixels."""
+        session = self.context.new_cdp_session(self.page)
+        for step, points in enumerate(zip(*paths, strict=True)):
+            fingers = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(points)]
+            kind = "touchMove" if step else "touchStart"
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        session.detach()
 
     def text(self, selector: str) -> str:
         """What stands there."""

@@ -285,6 +285,8 @@ def test_an_hdr_screen_gets_real_hdr_video(browser: web.Browser, server: real.Se
     # Longer than the clip: the loop's jump back is passed too.
     tab.wait("(first) => document.querySelector('#layer-video').currentTime > first + 4", first)
     assert tab.page.evaluate("document.querySelector('#layer-video').getVideoPlaybackQuality().totalVideoFrames") > 10
+    seen = screenshot(tab)
+    assert seen[seen.shape[0] // 4 : -seen.shape[0] // 4, int(0.6 * seen.shape[1]) :].std() > 20, "there is a picture"
     tab.page.locator("#display").select_option("tone")
     tab.wait("() => document.querySelector('#hdr-tag').textContent.includes('tone-mapped')")
     assert tab.page.locator("#layer-video").is_hidden()
@@ -312,6 +314,16 @@ def test_a_phone_reaches_every_control(browser: web.Browser, server: real.Server
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390, selector
         assert box["y"] >= 0 and box["y"] + box["height"] <= 844, selector
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+    area, before = (tab.page.locator(one).bounding_box() for one in ("#viewer", "#layer-sdr"))
+    middle = area["y"] + area["height"] / 2
+    tab.touch([(195, middle), (120, middle), (80, middle)])
+    assert abs(int(tab.page.locator("#split").get_attribute("aria-valuenow")) - 100 * 80 / 390) <= 1
+    tab.touch([(150, middle), (110, middle), (70, middle)], [(240, middle), (280, middle), (320, middle)])
+    zoomed = tab.page.locator("#layer-sdr").bounding_box()
+    assert zoomed["width"] > 2 * before["width"], "two fingers zoom"
+    tab.touch([(300, middle), (260, middle), (240, middle)])
+    assert abs(zoomed["x"] - tab.page.locator("#layer-sdr").bounding_box()["x"] - 60) < 2, "one finger moves"
+    tab.page.locator("#zoom-fit").click()
     last = tab.page.locator(".knob").last
     last.scroll_into_view_if_needed()
     assert last.is_visible()

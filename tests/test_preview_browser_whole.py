@@ -24,6 +24,7 @@ from preview.tonemapping import nits_of, tone_mapped
 from tests import browser as real
 from tests import oracles
 from tests.browser import FRAMES, HEIGHT, WIDTH
+from tests.clips import make_clip
 
 pytest_plugins = ["tests.browser_fixtures"]
 pytestmark = pytest.mark.timeout(240)
@@ -91,6 +92,23 @@ def test_the_page_converts_and_tells_how_far(tab: real.Tab, clip: Path) -> None:
     assert tab.page.locator("#convert-pause").is_visible() and tab.page.locator("#convert-cancel").is_visible()
     tab.wait("() => document.querySelector('#convert-title').textContent === 'Done'", seconds=180)
     assert len(oracles.frame_times(output)) == FRAMES
+
+
+def test_a_token_leaves_the_address_and_another_source_opens(browser: web.Browser, clip: Path, tmp_path: Path) -> None:
+    other = make_clip(tmp_path / "night.mp4", frames=20, width=160, height=96)
+    with real.Server([clip, other], "model=neutral", "--token", "Sesame.open-1") as server:
+        assert server.address.endswith("?token=Sesame.open-1")
+        tab = real.Tab(browser, server.address)
+        tab.wait_exact(0)
+        assert "token" not in tab.page.url
+        tab.page.reload()
+        tab.wait_exact(0)
+        tab.page.locator("#source").select_option("night.mp4")
+        tab.wait("() => document.querySelector('#facts').textContent.startsWith('160 ')")
+        tab.wait("() => document.querySelector('#layer-sdr').width === 160")
+        assert tab.text("#of") == "of 19"
+        assert tab.complaints == []
+        tab.close()
 
 
 def test_two_tabs_do_not_disturb_each_other(tab: real.Tab, browser: web.Browser, server: real.Server) -> None:
