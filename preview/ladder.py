@@ -108,6 +108,11 @@ class Ladder:
     def rung(self) -> Rung:
         return self.rungs[self.place]
 
+    @property
+    def mean_seconds(self) -> float:
+        """What a frame of this rung takes, as far as is known."""
+        return self._mean or 0.0
+
     def saw(self, seconds: float, now: float) -> None:
         """A frame of this rung took so long; now: seconds on any clock that does not go back."""
         self._frames += 1

@@ -25,6 +25,8 @@ from preview.stills import cores, network_key
 
 Planes = tuple[torch.Tensor, ...]
 RATE_SECONDS = 2.0
+EVENLY = 0.9
+"""Lanes begin this share of a frame's time, divided by their number, apart: else they would show frames in pairs."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Player:
         self._stopped = threading.Event()
         self._shown: deque[float] = deque(maxlen=256)
         self._samples: OrderedDict[tuple, Future[Kept]] = OrderedDict()
-        self._scopes_at = 0.0
+        self._scopes_at = self._next_at = 0.0
         count = cores()
         self._ladder = Ladder(rungs_of(plan()), count / rate, start)
         self._lanes = [
@@ -150,9 +152,11 @@ class Player:
     def _one(self) -> None:
         if not self._outbox.wait_for_room(0.1):
             return
-        with self._state:
-            rung, plan = self._ladder.rung, self._plan()
         with self._turn:
+            self._stopped.wait(max(0.0, self._next_at - time.monotonic()))
+            with self._state:
+                rung, plan = self._ladder.rung, self._plan()
+                apart = EVENLY * self._ladder.mean_seconds / len(self._lanes)
             radius = plan.tracks[0].radius if rung.temporal else 0
             due = self.feed.newest(self._taken, radius)
             if due is None:
@@ -161,7 +165,8 @@ class Player:
                 return
             self.dropped += max(0, due.number - self._taken - 1) if self._taken >= 0 else 0
             self._taken = due.number
-        started = time.monotonic()
+            started = time.monotonic()
+            self._next_at = started + apart
         made = self._make(due, plan, rung)
         parts = self._parts(made)
         with self._state:

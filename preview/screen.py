@@ -53,6 +53,7 @@ class Screen:
         self._stream: HdrStream | None = None
         self._loop = False
         self._place: int | None = None
+        self._is_new = True
         self._latency_ms = 0.0
         self._told_at = 0.0
         self._sdr: tuple[tuple, bytes] | None = None
@@ -68,7 +69,7 @@ class Screen:
         source = self._studio.sources[number]
         self._number, self._media, self._live = number, None, None
         self._planned = self._plan = self._shown = self._frozen = None
-        self._frame, self._place = 0, None
+        self._frame, self._place, self._is_new = 0, None, True
         self._scopes.forget()
         if source.kind == "live":
             self._live = self._studio.live(number)
@@ -233,8 +234,9 @@ class Screen:
             return
         if not self._stills.at_hand(planned, number):
             (planes,) = self._stills.planes(planned, number, range(number, number + 1))
-            if self._shown is None and "sdr" in self._view.layers:
+            if self._is_new and "sdr" in self._view.layers:
                 self._send_sdr(planes, wished_at)
+                self._is_new = False
             rung = quick_rung(planned.plan)
             if rung != rungs_of(planned.plan)[0]:
                 began = time.monotonic()
