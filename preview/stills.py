@@ -59,7 +59,7 @@ class Stills:
 
     def planes(self, planned: Planned, number: int, near: range) -> list[Planes]:
         """Decoded planes of a frame and its neighbours, as the span that owns the frame has them."""
-        key = (planned.track.deinterlace, owner(planned, number).number)
+        key = (planned.plan.source, planned.track.deinterlace, owner(planned, number).number)
         first, stop = near.start, near.stop
         if any((*key, place) not in self._planes for place in near):
             for place, planes in enumerate(decoded(planned, number, near), first):
