@@ -321,12 +321,14 @@ class Screen:
         view = self._view
         if not view.video:
             return
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             rate = Fraction(self._plan.tracks[0].rate)
-            self._stream = HdrStream(
-                self._outbox, view.codec, rate, lambda text: self._outbox.text("error", {"text": text})
-            )
-        self._stream.write(made, seconds)
+            stream = self._stream = HdrStream(self._outbox, view.codec, rate, self._say)
+        stream.write(made, seconds)
+
+    def _say(self, text: str) -> None:
+        self._outbox.text("error", {"text": text})
 
     def _watch(self) -> None:
         """What has become of playing."""

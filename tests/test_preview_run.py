@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -176,9 +177,10 @@ def test_hdr_video_comes_in_pieces_that_a_decoder_plays(clip: Path, tmp_path: Pa
         assert pieces[0]["codec"].startswith("av01.0.")
         pictures = [one for one in tab.received[since:] if one["is"] == "picture" and not one["exact"]]
         assert {part["layer"] for one in pictures for part in one["parts"]} == {"sdr"}, "hdr comes as video"
-        end = next((place for place, one in enumerate(pieces) if place and one["init"]), len(pieces))
+        starts = [place for place, one in enumerate(pieces) if one["init"]]  # a picture of another size begins anew
+        runs = [pieces[first:end] for first, end in itertools.pairwise([*starts, len(pieces)])]
         file = tmp_path / "pieces.mp4"
-        file.write_bytes(b"".join(one["data"] for one in pieces[:end]))
+        file.write_bytes(b"".join(one["data"] for one in max(runs, key=len)))
         with av.open(str(file)) as container:
             frames = list(container.decode(video=0))
         assert frames
