@@ -82,7 +82,8 @@ def mapped(planes: tuple[Tensor, ...], out: OutputSpec) -> np.ndarray:
     return tone_mapped(nits_of(frame, out, HEIGHT, WIDTH), out).numpy()
 
 
-def test_the_page_converts_and_tells_how_far(tab: real.Tab, clip: Path) -> None:
+@pytest.mark.timeout(400)
+def test_the_page_converts_pauses_and_goes_on(tab: real.Tab, clip: Path) -> None:
     tab.page.locator("#convert").click()
     output = clip.parent / "out" / "drive_hdr.mp4"
     assert str(output) in tab.text("#convert-output")
@@ -90,7 +91,12 @@ def test_the_page_converts_and_tells_how_far(tab: real.Tab, clip: Path) -> None:
     tab.page.locator("#convert-start").click()
     tab.wait("() => document.querySelector('#convert-title').textContent === 'Converting'")
     assert tab.page.locator("#convert-pause").is_visible() and tab.page.locator("#convert-cancel").is_visible()
-    tab.wait("() => document.querySelector('#convert-title').textContent === 'Done'", seconds=180)
+    title = "(text) => document.querySelector('#convert-title').textContent === text"
+    tab.page.locator("#convert-pause").click()
+    tab.wait(title, "Paused", seconds=120)
+    assert not output.exists()
+    tab.page.locator("#convert-resume").click()
+    tab.wait(title, "Done", seconds=180)
     assert len(oracles.frame_times(output)) == FRAMES
 
 
