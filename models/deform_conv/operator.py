@@ -70,7 +70,6 @@ def choose_backend(device: str | torch.device, dtype: torch.dtype, training: boo
     return Choice(wanted, f"triton{version}", f"fused kernels, Triton {version}")
 
 
-@torch.compiler.assume_constant_result
 def serving_backend(device: str, dtype: torch.dtype, training: bool) -> str:
     """The name in `choose_backend`'s answer; torch.compile takes it for a constant. Asked once for each key."""
     key = (device, dtype, training)
@@ -79,6 +78,7 @@ def serving_backend(device: str, dtype: torch.dtype, training: bool) -> str:
     return _serving[key]
 
 
+serving_backend._dynamo_marked_constant = True  # torch.compiler.assume_constant_result does this, and imports the compiler for it (1.3 s)
 _serving: dict[tuple[str, torch.dtype, bool], str] = {}
 
 
