@@ -20,7 +20,7 @@ from preview.outbox import Outbox
 from preview.pictures import Made, jpeg, picture, png
 from preview.player import Player, View
 from preview.scopes import Scopes
-from preview.shows import live_plan, opened, quick_rung, without_look
+from preview.shows import live_plan, opened, quick_rung, whole_quality, without_look
 from preview.stills import Abandoned, Stills, cores
 from preview.studio import Studio
 
@@ -55,7 +55,6 @@ class Screen:
         self._place: int | None = None
         self._is_new = True
         self._latency_ms = 0.0
-        self._told_at = 0.0
         self._sdr: tuple[tuple, bytes] | None = None
 
     @property
@@ -190,32 +189,18 @@ class Screen:
         plan, player = self._plan, self._player
         if plan is None:
             return
-        self._told_at = time.monotonic()
-        track = plan.tracks[0]
-        whole = {
-            "network_scale": plan.scale,
-            "width": track.width,
-            "height": track.height,
-            "temporal_radius": track.radius,
-            "text": "",
-        }
         notes = [without_look(self._planned) if self._planned else "", self._live.note if self._live else ""]
-        self._outbox.text(
-            "state",
-            {
-                "playing": player is not None,
-                "frame": self._frame if player is None else max(player.frame, 0),
-                "frames_per_second": round(player.rate(), 1) if player else 0.0,
-                "latency_ms": round(player.latency_ms if player else self._latency_ms, 1),
-                "dropped": player.dropped if player else 0,
-                "device": self._studio.device(),
-                "precision": plan.precision,
-                "model": plan.model,
-                "stages": list(plan.stages),
-                "quality": player.quality() if player else whole,
-                "note": " ".join(note for note in notes if note),
-            },
-        )
+        told = {
+            "playing": player is not None,
+            "frame": self._frame if player is None else max(player.frame, 0),
+            "frames_per_second": round(player.rate(), 1) if player else 0.0,
+            "latency_ms": round(player.latency_ms if player else self._latency_ms, 1),
+            "dropped": player.dropped if player else 0,
+            "quality": player.quality() if player else whole_quality(plan),
+            "note": " ".join(note for note in notes if note),
+        }
+        facts = {"precision": plan.precision, "model": plan.model, "stages": list(plan.stages)}
+        self._outbox.text("state", told | facts | {"device": self._studio.device()})
 
     def _aim(self) -> tuple:
         """What decides the picture of a paused frame."""

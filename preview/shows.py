@@ -111,3 +111,10 @@ def quick_rung(plan: Plan) -> Rung:
         (rung for rung in rungs_of(plan) if not rung.temporal and rung.cost * pixels <= QUICK_PIXELS),
         rungs_of(plan)[-1],
     )
+
+
+def whole_quality(plan: Plan) -> dict[str, Any]:
+    """`quality` of the message `state`, of a paused frame: nothing is lowered."""
+    track = plan.tracks[0]
+    size = {"width": track.width, "height": track.height}
+    return {"network_scale": plan.scale, **size, "temporal_radius": track.radius, "text": ""}

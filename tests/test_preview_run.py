@@ -261,3 +261,8 @@ def test_two_servers_follow_each_other_on_one_port(clip: Path) -> None:
     with started(str(clip), "--port", address.split(":")[2].strip("/")) as (_, again):
         assert again == address
         assert asyncio.run(hello(again))["is"] == "hello"
+
+
+def test_a_start_loads_no_compiler_and_the_pipeline_no_web() -> None:
+    code = "import sys, pipeline.convert; assert 'aiohttp' not in sys.modules; import preview.session; assert 'torch._dynamo' not in sys.modules; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250)
