@@ -124,7 +124,7 @@ def make_plan(
     fps = _rate_asked(config, info)
     if fps is not None and not info.has_no_clock:
         warnings.append(f"--fps {fps} is not used: the file has its own timestamps, and they are kept.")
-    overrides = _color_overrides(config)
+    overrides = color_overrides(config)
     budget_bytes = config.reconstruct.tile_budget_bytes or TILE_BUDGET_BYTES[device]
     for stream in streams:
         reason = hdr_reason(stream)
@@ -311,7 +311,7 @@ def _settings_hash(config: Config, precision: str, device: str, encoder: Encoder
     return settings_hash(settings)
 
 
-def _color_overrides(config: Config) -> dict[str, str]:
+def color_overrides(config: Config) -> dict[str, str]:
     """The `input.*` colour settings that the user gave."""
     names = ("matrix", "range", "transfer", "primaries", "chroma_location")
     return {name: getattr(config.input, name) for name in names if getattr(config.input, name) != "auto"}

@@ -64,7 +64,7 @@ def run(
     finally:
         if studio.done() and studio.exception() is None:
             studio.result().close()
-            _end_now()
+    _end_now()
 
 
 def _end_now() -> None:

@@ -15,6 +15,7 @@ from configs.schema import Config
 from models import checkpoints
 from pipeline.engine import resolve_device
 from pipeline.errors import InputError
+from pipeline.prepare import color_overrides
 from preview.knobs import Settings
 from preview.live import LiveSource, open_live
 from preview.media import Media
@@ -68,7 +69,7 @@ class Studio:
         """A live source, opened once for all tabs. Raises InputError when it does not open."""
         with self._opening:
             if number not in self._live:
-                self._live[number] = open_live(self.sources[number].address)
+                self._live[number] = open_live(self.sources[number].address, color_overrides(self.settings().config))
             return self._live[number]
 
     def look_later(self, media: Media, config: Config, then: Callable[[], None]) -> None:

@@ -133,7 +133,7 @@ class FakeLive:
 
 def test_a_live_source_plays_and_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
     live = FakeLive()
-    monkeypatch.setattr("preview.studio.open_live", lambda address: live)
+    monkeypatch.setattr("preview.studio.open_live", lambda address, overrides: live)
 
     async def test(tab: Tab) -> None:
         tab.send("open", source=0)
