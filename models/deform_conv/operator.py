@@ -78,7 +78,9 @@ def serving_backend(device: str, dtype: torch.dtype, training: bool) -> str:
     return _serving[key]
 
 
-serving_backend._dynamo_marked_constant = True  # torch.compiler.assume_constant_result does this, and imports the compiler for it (1.3 s)
+# As torch.compiler.assume_constant_result does, which imports the whole compiler for it: more than a second at every start.
+serving_backend._dynamo_marked_constant = True
+
 _serving: dict[tuple[str, torch.dtype, bool], str] = {}
 
 
