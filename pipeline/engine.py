@@ -56,10 +56,22 @@ class PackedFrame:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as recorded, its text as shown; sample: that stage's own."""
+    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as recorded, its text as shown; sample: that stage's own; unpacked: as
+    Restored has it."""
 
     sdr: Tensor
     sample: Sample
+    unpacked: Tensor
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Frames before they are graded, (N,3,H,W) all. sdr: what counts as recorded; light: restored; unpacked: as they were read, which differs
+    from `sdr` where burnt-in text is held."""
+
+    sdr: Tensor
+    light: Tensor
+    unpacked: Tensor
 
 
 class Engine:
@@ -141,14 +153,23 @@ class Engine:
 
         first_frame: number of the first one within the track (dither)
         """
+        return self.deliver(self.restore(planes), first_frame)
+
+    def restore(self, planes: list[tuple[Tensor, ...]]) -> Restored:
+        """Decoded planes of some frames -> the frames restored, each for itself: not smoothed, not graded."""
         with torch.inference_mode():
-            return self._finished(*self._restored(self._unpacked(planes)), first_frame)
+            unpacked = self._unpacked(planes)
+            return Restored(*self._restored(unpacked), unpacked)
 
     def sample(self, planes: tuple[Tensor, ...]) -> Kept:
         """Decoded planes of one frame -> what `finish` needs of it, for itself and for its neighbours."""
+        return self.keep(self.restore([planes]))
+
+    def keep(self, restored: Restored) -> Kept:
+        """One restored frame -> the same as `sample`."""
         with torch.inference_mode():
-            sdr, restored = self._restored(self._unpacked([planes]))
-            return Kept(sdr, self.temporal.sample(sdr[0], restored[0]))
+            sample = self.temporal.sample(restored.sdr[0], restored.light[0])
+            return Kept(restored.sdr, sample, restored.unpacked)
 
     def finish(self, window: Sequence[Kept], place: int, number: int) -> PackedFrame:
         """Smooth, grade and pack one frame.
@@ -156,9 +177,18 @@ class Engine:
         window: the samples of the frame and of up to `radius` neighbours on either side, in order; place: which of them is the frame
         number: the frame's within the track (dither)
         """
+        return self.deliver(self.smooth(window, place), number)[0]
+
+    def smooth(self, window: Sequence[Kept], place: int) -> Restored:
+        """One frame of a window as for `finish`, smoothed and not graded."""
         with torch.inference_mode():
             frame = self.temporal([kept.sample for kept in window], place)
-            return self._finished(window[place].sdr, frame[None], number)[0]
+            return Restored(window[place].sdr, frame[None], window[place].unpacked)
+
+    def deliver(self, restored: Restored, first_frame: int) -> list[PackedFrame]:
+        """Grade and pack consecutive frames. first_frame: number of the first one within the track (dither)"""
+        with torch.inference_mode():
+            return self._finished(restored.sdr, restored.light, first_frame)
 
     def _unpacked(self, planes: list[tuple[Tensor, ...]]) -> Tensor:
         """Decoded planes of some frames -> (N,3,H,W) float32 linear light, SDR white = 1.0."""

@@ -22,6 +22,19 @@ def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
     On a GPU it is kept for the next span, with its graph and its pinned memory, unless frames look at their neighbours or come
     with more than their planes: pipeline/lanes.py does that. threads: for what it does on the host
     """
+    model, settings = _told(plan, track)
+    streams = plan.device == "cuda" and not plan.tracks[track].radius and not kinds_beside(plan.extras)
+    return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
+
+
+def plain_engine(plan: Plan, track: int) -> Engine:
+    """The same, frame by frame and step by step on every device. Raises ConversionError as `engine_for`."""
+    model, settings = _told(plan, track)
+    return _engine(*model, settings)
+
+
+def _told(plan: Plan, track: int) -> tuple[tuple[str, str, str], tuple]:
+    """Which model, and the settings of `_engine`."""
     engines.check_numerics_class(plan.numerics_class, plan.device)
     job = plan.tracks[track]
     model = (plan.model_path, plan.model_sha256, plan.device)
@@ -42,8 +55,7 @@ def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
         plan.scale,
         options,
     )
-    streams = plan.device == "cuda" and not job.radius and not beside
-    return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
+    return model, settings
 
 
 @functools.lru_cache(maxsize=2)

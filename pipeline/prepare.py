@@ -18,8 +18,9 @@ from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
 from pipeline.encoder_choice import X265_MIN_WIDTH, EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
-from pipeline.index import VideoIndex, build_index
+from pipeline.index import VideoIndex
 from pipeline.ledger import Ledger, WorkLock, files_of
+from pipeline.looks import Looks
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -28,7 +29,7 @@ from pipeline.plan import (
     kinds_beside,
     span_key,
 )
-from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
+from pipeline.probe import StreamInfo, VideoInfo, hdr_reason
 from pipeline.proxy import Proxy, proxy_size
 from pipeline.span_job import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
@@ -110,16 +111,21 @@ def check_output(source: Path, output: Path) -> None:
         ) from error
 
 
-def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ...] = ()) -> Prepared:
+def make_plan(
+    source: Path, output: Path, config: Config, frames: tuple[Path, ...] = (), looks: Looks | None = None
+) -> Prepared:
     """Probe and index the source and resolve every `auto`. Writes nothing.
+
+    looks: what finds out about the source (default: anew)
 
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
-    info = probe(source)
+    looks = looks or Looks()
+    info = looks.probe(source)
     streams = _chosen_streams(info, config)
     device = engines.resolve_device(config.device)
-    model_path, model = _load_model(config.model, device)
-    precision = _choose_precision(config.precision, device, model)
+    model_path, model = find_model(config.model, device, looks)
+    precision = choose_precision(config.precision, device, model)
     encoder = resolve_encoder(config.output, device)
     warnings: list[str] = []
     if not model.spec.restores_highlights:
@@ -130,7 +136,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
     fps = _rate_asked(config, info)
     if fps is not None and not info.has_no_clock:
         warnings.append(f"--fps {fps} is not used: the file has its own timestamps, and they are kept.")
-    overrides = _color_overrides(config)
+    overrides = color_overrides(config)
     budget_bytes = config.reconstruct.tile_budget_bytes or TILE_BUDGET_BYTES[device]
     for stream in streams:
         reason = hdr_reason(stream)
@@ -142,10 +148,10 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
             warnings.append(
                 f"forced although {reason}: its codes are read as SDR, so its light will be wrong unless that tag is."
             )
-        index = build_index(source, stream.index, fps, config.input.salvage)
+        index = looks.index(source, stream.index, fps, config.input.salvage)
         seen = network_size(stream.height, stream.width, config.reconstruct.scale)
         tile = choose_tile(model, *seen, precision, budget_bytes)
-        track, notes = make_track(source, stream, index, config, tile, overrides)
+        track, notes = make_track(source, stream, index, config, tile, overrides, looks)
         neighbours: dict[str, VideoIndex] = {}
         if config.drive.join and not track.radius:
             notes.append("drive.join: nothing is smoothed over time here (temporal.radius), so no neighbour is read.")
@@ -181,7 +187,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         warnings=tuple(warnings),
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
-        stage_options={"grade": _grade_options(config)},
+        stage_options={"grade": grade_options(config)},
         extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds + proxy,
     )
     if kinds and not frames:
@@ -296,17 +302,18 @@ def auto_checkpoint(device: str) -> str:
     return next(name for name in AUTO_CHECKPOINTS[device] if name in shipped)
 
 
-def _load_model(wanted: str, device: str) -> tuple[str, Model]:
+def find_model(wanted: str, device: str, looks: Looks) -> tuple[str, Model]:
     """What workers load it by (a shipped name or a path) and the model. Raises InputError for a name or file that is none."""
     name = auto_checkpoint(device) if wanted == "auto" else wanted
     try:
-        model = checkpoints.load(name, "cpu")
+        model = looks.model(name)
     except checkpoints.CheckpointError as error:
         raise InputError(f"model={wanted}: {error}") from error
     return name if name in checkpoints.available() else str(Path(name).resolve()), model
 
 
-def _choose_precision(wanted: str, device: str, model: Model) -> str:
+def choose_precision(wanted: str, device: str, model: Model) -> str:
+    """`auto` -> the best one for device and model. Raises InputError for one that does not run there."""
     if wanted == "auto":
         return best_precision(device, model.spec.width)
     legal = DEVICE_PRECISIONS[device]
@@ -349,13 +356,13 @@ def _settings_hash(config: Config, precision: str, device: str, encoder: Encoder
     return settings_hash(settings)
 
 
-def _color_overrides(config: Config) -> dict[str, str]:
+def color_overrides(config: Config) -> dict[str, str]:
     """The `input.*` colour settings that the user gave."""
     names = ("matrix", "range", "transfer", "primaries", "chroma_location")
     return {name: getattr(config.input, name) for name in names if getattr(config.input, name) != "auto"}
 
 
-def _grade_options(config: Config) -> dict[str, float]:
+def grade_options(config: Config) -> dict[str, float]:
     """What grade is told beside the light levels of the output."""
     return {key: value for key, value in asdict(config.grade).items() if key not in ("white_nits", "peak_nits")}
 
