@@ -26,6 +26,7 @@ from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed
 from workers.interrupts import Interrupts
 from workers.jobs import Job
+from workers.listeners import Listeners
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay
 from workers.span_worker import SpanTask
@@ -82,7 +83,7 @@ def run_batch(jobs: list[Job], config: Config, *, overwrite: bool = False) -> Ba
     The first Ctrl-C finishes the running spans, the second stops; what is finished is kept either way.
     """
     sizes = {job: job.source_bytes for job in jobs}
-    with ProgressDisplay(source_bytes=list(sizes.values())) as progress:
+    with Listeners(ProgressDisplay(source_bytes=list(sizes.values())), config.workers, len(jobs)) as progress:
         batch = _Batch(jobs, config, progress, overwrite, sizes)
         try:
             with batch.interrupts, contextlib.suppress(KeyboardInterrupt):
@@ -120,7 +121,7 @@ class _Batch:
     """Files on their way through the pool: prepared a little ahead of the workers, finished as their last span is done."""
 
     def __init__(
-        self, jobs: list[Job], config: Config, progress: ProgressDisplay, overwrite: bool, sizes: dict[Job, int]
+        self, jobs: list[Job], config: Config, progress: Listeners, overwrite: bool, sizes: dict[Job, int]
     ) -> None:
         self.interrupts = Interrupts(self._drain, self._abort, lambda: self._pool is not None)
         self.workers = self.threads = 0
@@ -156,7 +157,7 @@ class _Batch:
             if isinstance(opened, FileReport):
                 self._reports[job] = opened
                 note = opened.error or f"{opened.status}: {job.output}"
-                self._progress.skip_video(job.source.name, note, self._sizes[job])
+                self._progress.skip_video(job.source.name, note, self._sizes[job], opened)
             else:
                 self._opened.append((job, opened))
             self._todo.popleft()
@@ -167,6 +168,7 @@ class _Batch:
     def run(self, pool: SpanPool) -> None:
         """Until every file is done, has failed, or the user wants no more."""
         self._pool = pool
+        self._progress.watch_workers(pool.alive)
         while not self.interrupts.draining:
             self._feed(pool)
             if not self._open_spans:
@@ -290,7 +292,7 @@ class _Batch:
         report.source = str(job.source)
         self._reports[job] = report
         del self._active[folder]
-        self._progress.finish_video(folder, report.error or f"{report.status}: {job.output}")
+        self._progress.finish_video(folder, report.error or f"{report.status}: {job.output}", report)
 
     def _report_of(self, job: Job, error: Exception, folder: Path) -> FileReport:
         """The report of a file that failed. An error that nobody named, a bug or a failing disk, gets a log with its traceback."""
