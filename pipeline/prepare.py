@@ -175,9 +175,11 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
     )
     if kinds and not frames:
         frames = frame_paths(output, tracks[0].frames, *kinds)
-    return Prepared(
+    prepared = Prepared(
         source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames, tuple(lent)
     )
+    limit_bytes = round(config.workers.work_limit * disk_need_bytes(prepared))
+    return replace(prepared, plan=replace(plan, work_limit_bytes=limit_bytes))
 
 
 def open_work(prepared: Prepared, lock: WorkLock | None = None) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
