@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex, build_index
 from pipeline.ledger import Ledger, WorkLock, files_of
+from pipeline.memory_need import refuse_too_large
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -105,6 +106,7 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
 
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
+    refuse_too_large(source, config.workers.memory_bytes)
     info = probe(source)
     streams = _chosen_streams(info, config)
     device = engines.resolve_device(config.device)
