@@ -13,8 +13,9 @@ from av.stream import Disposition
 from pipeline.errors import InputError
 from pipeline.source import open_source
 
-BYTES_A_PIXEL = 250
-"""Of one worker, at least: what a decoder, the stages of the profile dashcam and x265 keep of a picture (docs/security.md)."""
+BYTES_A_PIXEL = 400
+"""What one worker keeps of a picture, at least: half of the 830 bytes that the profile dashcam was seen to take (docs/security.md), because
+other profiles and presets take less."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
