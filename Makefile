@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: setup demo test test-long test-gpu lint bench lock clean
+.PHONY: setup demo test test-long test-gpu lint audit bench lock clean
 
 setup: $(READY)
 
@@ -29,6 +29,10 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 
+audit:
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; } || echo "pip-audit could not be installed" >&2
+	@$(PYTHON) tools/audit.py .venv-audit/bin/pip-audit requirements.lock
+
 bench: setup
 	$(PY) run_pipeline.py bench
 	$(if $(DRIVES),$(PY) -m bench.scale $(DRIVES))
@@ -37,4 +41,4 @@ lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra s3 --extra train pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv .venv-audit demo_out

@@ -12,19 +12,23 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Okabe and Ito's, which the colour-blind can tell apart."""
 
 STEPS = (1, 2, 5)
+MOST_DOTS = 60
+"""Lines of more points are drawn without dots."""
 
 Points = list[tuple[float, float]]
 
 
-def line_plot(title: str, x_label: str, y_label: str, series: dict[str, Points]) -> str:
-    """An SVG document with one line a series, both axes logarithmic. Coordinates must be positive.
+def line_plot(title: str, x_label: str, y_label: str, series: dict[str, Points], *, logarithmic: bool = True) -> str:
+    """An SVG document with one line a series. Both axes are logarithmic, or both linear and begin at 0.
 
-    Raises ValueError when there is no point, or one that has no logarithm.
+    Raises ValueError when there is no point, or one that is negative or has no logarithm.
     """
     points = [point for line in series.values() for point in line]
-    if not points or min(min(point) for point in points) <= 0:
-        raise ValueError(f"{title}: a plot with logarithmic axes needs points, all of them above 0")
-    x_axis, y_axis = (_Axis([point[place] for point in points]) for place in (0, 1))
+    least = min((min(point) for point in points), default=-1.0)
+    if least < 0 or (logarithmic and least == 0):
+        raise ValueError(f"{title}: needs points, none of them below 0, and on logarithmic axes all of them above 0")
+    kind = _Axis if logarithmic else _LinearAxis
+    x_axis, y_axis = (kind([point[place] for point in points]) for place in (0, 1))
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -47,7 +51,8 @@ def line_plot(title: str, x_label: str, y_label: str, series: dict[str, Points])
         colour = COLOURS[number % len(COLOURS)]
         places = [at(x, y) for x, y in sorted(line)]
         out += [_line(one, other, colour, 2) for one, other in itertools.pairwise(places)]
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
+        if len(places) <= MOST_DOTS:
+            out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
         row = TOP + 12 + 18 * number
         out += [_line((WIDTH - RIGHT + 14, row - 4), (WIDTH - RIGHT + 34, row - 4), colour, 2)]
         out += [_text(WIDTH - RIGHT + 40, row, name, "start")]
@@ -69,6 +74,22 @@ class _Axis:
         return math.log(value / self.low) / math.log(self.high / self.low)
 
 
+class _LinearAxis:
+    """An axis from 0, with ticks at multiples of 1, 2 or 5 times a power of ten."""
+
+    def __init__(self, values: list[float]) -> None:
+        most = max(values) or 1.0
+        power = 10.0 ** math.floor(math.log10(most / 5))
+        step = next(one * power for one in (*STEPS, 10) if most / (one * power) <= 6)
+        self.low = 0.0
+        self.high = step * math.ceil(most / step)
+        self.ticks = [step * number for number in range(round(self.high / step) + 1)]
+
+    def place(self, value: float) -> float:
+        """0 at the low end, 1 at the high one."""
+        return value / self.high
+
+
 def _line(start: tuple[float, float], end: tuple[float, float], colour: str, width: int) -> str:
     ends = f'x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"'
     return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
@@ -79,4 +100,4 @@ def _text(x: float, y: float, words: str, anchor: str = "middle", size: int = 12
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:g}"

@@ -75,6 +75,9 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
     parser.add_argument(
         "--report", action="store_true", help="also write OUTPUT.report.html: the conversion in pictures and curves"
     )
+    parser.add_argument(
+        "--log", metavar="FILE", help="write what happens as JSON lines, rotated by size (default: no log)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON report on standard output")
     parser.add_argument(
@@ -137,6 +140,8 @@ def _apply_flags(config: Config, args: argparse.Namespace) -> None:
         config.input.fps = args.fps
     if args.address is not None:
         config.workers.address = args.address
+    if args.log is not None:
+        config.workers.log = args.log
     if args.workers is not None:
         if args.workers < 1:
             raise InputError(f"--workers {args.workers}: legal: 1 or more.")

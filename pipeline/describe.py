@@ -13,6 +13,7 @@ from pipeline.drive_files import drive_of
 from pipeline.errors import InputError
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.index import VideoIndex, build_index
+from pipeline.memory_need import refuse_too_large
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe, read_color
 from pipeline.source import CONTAINERS, open_source
 from pipeline.streams import CopyPlan, plan_copies, sentence
@@ -33,6 +34,7 @@ def describe(path: Path, *, fps: Fraction | None = None, container: str = "mp4")
     Times in seconds, sizes in pixels and bytes. Raises InputError when the file is no video that can be read.
     """
     path = Path(path)
+    refuse_too_large(path)
     info = probe(path)
     warnings: list[str] = []
     moving = [stream.index for stream in info.video_streams]

@@ -77,6 +77,7 @@ class Plan:
 
     stage_options: keyword arguments of the stages, by their names; what a track decides is in the track
     extras: what is written beside the output (configs.schema.ExtrasConfig); decides no byte of it
+    work_limit_bytes: what the work folder may grow to, 0 = no limit; decides no byte either
     """
 
     version: int
@@ -102,6 +103,7 @@ class Plan:
     scale: float = 1.0
     stage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
+    work_limit_bytes: int = 0
 
     @property
     def frames(self) -> int:

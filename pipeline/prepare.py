@@ -21,6 +21,7 @@ from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex
 from pipeline.ledger import Ledger, WorkLock, files_of
 from pipeline.looks import Looks
+from pipeline.memory_need import refuse_too_large
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -120,6 +121,7 @@ def make_plan(
 
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
+    refuse_too_large(source, config.workers.memory_bytes)
     looks = looks or Looks()
     info = looks.probe(source)
     streams = _chosen_streams(info, config)
@@ -192,9 +194,11 @@ def make_plan(
     )
     if kinds and not frames:
         frames = frame_paths(output, tracks[0].frames, *kinds)
-    return Prepared(
+    prepared = Prepared(
         source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames, tuple(lent)
     )
+    limit_bytes = round(config.workers.work_limit * disk_need_bytes(prepared))
+    return replace(prepared, plan=replace(plan, work_limit_bytes=limit_bytes))
 
 
 def _proxy_name(source: Path, config: Config, tracks: list[Track]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def plan_facts(prepared: Prepared) -> dict[str, Any]:
         "encoder_settings": str(plan.encoder),
         "encoder_reason": plan.encoder.reason,
         "disk_need_bytes": disk_need_bytes(prepared),
+        "work_limit_bytes": plan.work_limit_bytes,
         "tracks": [_track_facts(track) for track in plan.tracks],
         "streams": [
             {"stream": copy.stream, "kind": copy.kind, "action": copy.action, "reason": copy.reason} for copy in copies
@@ -127,7 +128,9 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         f"{facts['transfer'].upper()}, SDR white at {facts['white_nits']:g} nits, peak {facts['peak_nits']:g} nits",
     )
     table.add_row("encoder", f"{facts['encoder_settings']}: {facts['encoder_reason']}")
-    table.add_row("disk", f"about {facts['disk_need_bytes'] / 1e6:.0f} MB while working, by estimate")
+    limit = facts["work_limit_bytes"]
+    stopped = f"; the file is stopped when its work folder passes {limit / 1e6:.0f} MB" if limit else ""
+    table.add_row("disk", f"about {facts['disk_need_bytes'] / 1e6:.0f} MB while working, by estimate{stopped}")
     for warning in facts["warnings"]:
         table.add_row("note", warning)
     console.print(table, markup=False, highlight=False)

@@ -43,6 +43,7 @@ from pipeline.plan import Plan, Track, kinds_beside, lenders, span_key
 from pipeline.proxy import proxy_in
 from pipeline.source import open_source
 from pipeline.span import Span
+from pipeline.work_budget import check_work
 
 PLAN_NAME = "plan.json"
 QUEUE_FRAMES = 4
@@ -84,6 +85,7 @@ def run_span(
     """
     folder = Path(workdir)
     plan, index = _load(folder, index_name(track))
+    check_work(folder, plan.work_limit_bytes)
     job = plan.tracks[track]
     piece = job.spans[span]
     lent = {

@@ -1,125 +1,208 @@
-"""The scores: known answers on known errors, and agreement with the project's bench where it is at hand."""
+"""Metrics: what Prometheus would read from a run's port is what happened, and the board for Grafana asks for nothing else."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-import subprocess
-import sys
+import re
+import socket
+import urllib.request
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from evaluation.figure import brightest_window, compare, save_png
-from evaluation.metrics import limit, pu21, score
-from evaluation.tonemap import exposure, tone_map
+from configs.schema import WorkersConfig, load_config
 from pipeline.errors import InputError
+from pipeline.file_report import FileReport
+from workers.events import Done, Event, Failed, Progress, Retrying
+from workers.listeners import Listeners
+from workers.metrics import Metrics
+from workers.progress import ProgressDisplay, Tally
+from workers.span_worker import SpanError, SpanTask
 
-BENCH = Path(os.environ.get("SUNVISOR_BENCH", Path(__file__).parents[2] / "shared" / "bench")) / "score.py"
+ROOT = Path(__file__).resolve().parents[1]
+BOARD = ROOT / "configs" / "cluster" / "grafana_sunvisor.json"
+DIED = SpanError("WorkerDied", "The worker died.", "", user_error=False, retry=True)
+BROKEN = SpanError("ConversionError", "It is broken.", "", user_error=False, retry=False)
 
-
-def _truth(frames: int = 2, height: int = 48, width: int = 64) -> np.ndarray:
-    """Light from 0.02 to about 3 times white, smooth with some structure."""
-    rng = np.random.default_rng(3)
-    field = np.stack([cv2.GaussianBlur(rng.standard_normal((height, width, 3)), (0, 0), 4) for _ in range(frames)])
-    ramp = np.linspace(-4.0, 1.4, width)[None, None, :, None]
-    return np.exp2(ramp + 1.5 * field).clip(0.02, 3.5).astype(np.float16)
-
-
-def test_the_truth_itself_scores_perfect() -> None:
-    truth = _truth()
-    s = score(truth, (f.astype(np.float64) * 203 for f in truth))
-    assert (s.frames, s.hl_stops, s.hl_bias, s.mid_stops) == (2, 0.0, 0.0, 0.0)
-    assert s.hl_detail == pytest.approx(1.0) and math.isinf(s.pu_psnr)
-    assert 0.05 < s.lost_share < 0.6
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-@pytest.mark.parametrize("stops", [-1.0, -0.25])
-def test_an_even_error_is_measured_in_stops(stops: float) -> None:
-    truth = _truth()
-    s = score(truth, (f.astype(np.float64) * 203 * 2**stops for f in truth), peak_nits=10_000)
-    assert s.hl_stops == pytest.approx(-stops, abs=1e-4) and s.hl_bias == pytest.approx(stops, abs=1e-4)
-    assert s.mid_stops == pytest.approx(-stops, abs=1e-4) and s.hl_detail == pytest.approx(1.0, abs=1e-4)
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
-def test_clipping_loses_highlights_and_no_mid_tones() -> None:
-    truth = _truth()
-    s = score(truth, (np.minimum(f.astype(np.float64), 1.0) * 203 for f in truth))
-    assert s.hl_stops > 0.2 and s.hl_bias == pytest.approx(-s.hl_stops) and s.mid_stops == 0
-    assert s.hl_detail < 0.9 and 10 < s.pu_psnr < 60
+def fetch(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return answer.read().decode()
 
 
-def test_light_above_the_limit_costs_nothing() -> None:
-    truth = np.full((1, 16, 16, 3), 50.0, np.float16)
-    s = score(truth, [np.full((16, 16, 3), 900.0)])
-    assert s.hl_stops == 0 and math.isinf(s.pu_psnr) and math.isnan(s.mid_stops)
-    assert np.allclose(limit(np.array([1600.0, 800.0, 400.0]), 800.0), [800, 400, 200])
+def samples(text: str) -> Samples:
+    """(name, labels) -> value, of everything that was served."""
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
 
 
-def test_missing_extra_and_misshapen_frames_are_refused() -> None:
-    truth = _truth()
-    nits = [f.astype(np.float64) * 203 for f in truth]
-    for frames in (nits[:1], [*nits, nits[0]]):
-        with pytest.raises(InputError, match="frames"):
-            score(truth, frames)
-    with pytest.raises(InputError, match="like sizes"):
-        score(truth, [nits[0][:-1], nits[1]])
+def task(folder: str, span: int, frames: int = 100) -> SpanTask:
+    return SpanTask(f"{folder}:0:{span}", folder, 0, span, frames, "class")
 
 
-def test_pu21_meets_its_published_anchors() -> None:
-    """Mantiuk and Azimi 2021: 0.005 nits maps to 0, 100 nits to 256, and the code rises all the way to 10000 nits."""
-    assert pu21(np.array(0.005)) == pytest.approx(0, abs=0.1)
-    assert pu21(np.array(100.0)) == pytest.approx(256, abs=1)
-    assert (np.diff(pu21(np.geomspace(0.005, 10_000, 200))) > 0).all()
+def lived(port: int = 0) -> Metrics:
+    """Metrics in which every label has come up."""
+    metrics = Metrics(port, 1, Tally("batch", 0, 0))
+    metrics.show(Done(task("/w/a", 0), line(1.0, 2.0, 3.0, 4), 5.0))
+    return metrics
 
 
-@pytest.mark.skipif(not BENCH.exists(), reason="the bench lives outside the repository; this is an extra check")
-def test_the_bench_agrees(tmp_path: Path) -> None:
-    truth = _truth()
-    zeros = np.zeros(len(truth), np.float32)
-    np.savez(tmp_path / "gt.npz", hdr=truth, gain=zeros, yaw=zeros, pitch=zeros, roll=zeros, fov=np.float32(90))
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    rng = np.random.default_rng(5)
-    frames = [np.minimum(f.astype(np.float32), 1.6) * np.exp2(0.2 * rng.standard_normal(f.shape)) for f in truth]
-    for number, frame in enumerate(frames):
-        np.save(folder / f"{number:04d}.npy", frame.astype(np.float32))
-    command = [sys.executable, str(BENCH), str(tmp_path / "gt.npz"), str(folder), "--json", "--no-vdp"]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    s = score(truth, (frame.astype(np.float32) * 203.0 for frame in frames))
-    for name in ("hl_stops", "hl_bias", "hl_detail", "mid_stops", "pu_psnr"):
-        assert getattr(s, name) == pytest.approx(told[name], rel=1e-3, abs=1e-4), name
+def line(decode: float, compute: float, encode: float, size: int) -> dict:
+    seconds = {"decode": decode, "compute": compute, "encode": encode, "wall": 99.0}
+    return {"bytes": size, "beside": {"mask": {"file": "m", "bytes": 7}}, "seconds": seconds}
 
 
-def test_tone_mapping_keeps_mid_tones_and_orders_highlights() -> None:
-    grey = np.array([[0.05, 0.05, 0.05], [0.3, 0.3, 0.3]]) * 203
-    assert np.array_equal(tone_map(grey), exposure(grey, 0.0))
-    ramp = np.geomspace(0.01, 16, 300)[:, None].repeat(3, 1) * 203
-    codes = tone_map(ramp).astype(int)
-    assert (np.diff(codes[:, 0]) >= 0).all() and codes[-1, 0] == 255 and codes[-40, 0] < 255
-    orange = tone_map(np.array([8.0, 4.0, 1.0]) * 203) / 255.0
-    linear = ((orange + 0.055) / 1.055) ** 2.4
-    assert linear[1] / linear[0] == pytest.approx(0.5, abs=0.02)
+def happenings() -> list[Event]:
+    """Three spans of a.mp4, whose first kills its worker once; the only span of b.mp4 is given up."""
+    first, second, third, only = task("/w/a", 0), task("/w/a", 1), task("/w/a", 2, 50), task("/w/b", 0)
+    return [
+        Progress(first, 0, "box:11"),
+        Progress(second, 0, "box:12"),
+        Retrying(first, DIED, 1),
+        Progress(first, 0, "box:13"),
+        Done(second, line(1.0, 9.0, 4.0, 1000), 10.0),
+        Done(first, line(2.0, 18.0, 8.0, 3000), 20.0),
+        Progress(only, 0, "box:12"),
+        Failed(only, BROKEN, 1, "log"),
+        Progress(third, 0, "box:13"),
+    ]
 
 
-def test_exposure_is_in_stops() -> None:
-    assert (exposure(np.full(3, 4 * 203.0), -2.0) == 255).all()
-    assert exposure(np.full(3, 203.0), -2.0)[0] == round(255 * (1.055 * 0.25 ** (1 / 2.4) - 0.055))
+def test_the_numbers_served_are_what_happened(tmp_path: Path) -> None:
+    clock_now, port = [0.0], free_port()
+    done = tmp_path / "a.mp4"
+    done.write_bytes(bytes(4321))
+    display = ProgressDisplay(quiet=True, stream=io.StringIO(), now=lambda: clock_now[0])
+    with Listeners(display, WorkersConfig(metrics_port=port), files=5) as listeners:
+        before = samples(fetch(port))
+        assert before["sunvisor_files", (("state", "waiting"),)] == 5
+        assert math.isnan(before["sunvisor_eta_seconds", ()])
+        listeners.watch_workers(lambda: 2)
+        listeners.skip_video("c.mp4", "already done", 5, FileReport("c", "c", "already done"))
+        listeners.skip_video("d.mp4", "no", 5, FileReport("d", "d", "refused"))
+        listeners.add_video("/w/a", "a.mp4", 350, 4, 100, 1)
+        listeners.add_video("/w/b", "b.mp4", 100, 1)
+        for event in happenings():
+            clock_now[0] += 1.0
+            listeners.show(event)
+        listeners.finish_video("/w/b", "broken", FileReport("b", "b", "failed"))
+        clock_now[0] += 1.0
+        listeners.show(Progress(task("/w/a", 2, 50), 30))
+        middle = samples(fetch(port))
+        listeners.show(Done(task("/w/a", 2, 50), line(0.5, 4.5, 2.0, 500), 5.0))
+        listeners.finish_video("/w/a", "done", FileReport("a", str(done), "done"))
+        text = fetch(port)
+    with pytest.raises(OSError):
+        fetch(port)
+    end = samples(text)
+    files = {labels[0][1]: value for (name, labels), value in end.items() if name == "sunvisor_files"}
+    assert files == {
+        "waiting": 1,
+        "active": 0,
+        "done": 1,
+        "already_done": 1,
+        "failed": 1,
+        "refused": 1,
+        "interrupted": 0,
+    }
+    wanted = {
+        ("sunvisor_spans_total", "outcome", "done"): 3,
+        ("sunvisor_spans_total", "outcome", "failed"): 1,
+        ("sunvisor_stage_busy_seconds_total", "stage", "compute"): 31.5,
+        ("sunvisor_stage_busy_seconds_total", "stage", "decode"): 3.5,
+        ("sunvisor_stage_busy_seconds_total", "stage", "encode"): 14.0,
+        ("sunvisor_stage_busy_ratio", "stage", "compute"): 0.9,
+        ("sunvisor_stage_busy_ratio", "stage", "decode"): 0.1,
+        ("sunvisor_stage_busy_ratio", "stage", "encode"): 0.4,
+        ("sunvisor_span_seconds_bucket", "le", "5.0"): 1,
+        ("sunvisor_span_seconds_bucket", "le", "10.0"): 2,
+        ("sunvisor_span_seconds_bucket", "le", "+Inf"): 3,
+    }
+    for (name, label, value), number in wanted.items():
+        assert end[name, ((label, value),)] == pytest.approx(number), (name, value)
+    plain = {
+        "span_retries_total": 1,
+        "worker_deaths_total": 1,
+        "frames_total": 250,
+        "frames_planned": 450,
+        "frames_reused": 100,
+        "spans_planned": 5,
+        "spans_reused": 1,
+        "worker_busy_seconds_total": 35.0,
+        "span_seconds_sum": 35.0,
+        "span_bytes_total": 4500 + 3 * 7,
+        "output_bytes_total": 4321,
+        "workers_alive": 2,
+        "workers_busy": 0,
+    }
+    for name, number in plain.items():
+        assert end[f"sunvisor_{name}", ()] == pytest.approx(number), name
+    assert middle["sunvisor_workers_busy", ()] == 1
+    rate = (200 + 30) / 9  # frames since the first event, a second before which nothing was known
+    assert middle["sunvisor_frames_per_second", ()] == pytest.approx(rate)
+    assert middle["sunvisor_eta_seconds", ()] == pytest.approx((450 - 100 - 230) / rate)
+    assert end["sunvisor_last_event_timestamp_seconds", ()] >= end["sunvisor_run_start_timestamp_seconds", ()] > 1e9
+    assert "/w/" not in text and "mp4" not in text  # numbers alone leave the process, no names of files
+    assert all(family.name.startswith("sunvisor_") for family in text_string_to_metric_families(text))
 
 
-def test_the_figure_shows_lost_light_as_flat_and_kept_light_as_not(tmp_path: Path) -> None:
-    truth = np.full((90, 160, 3), 30.0, np.float32)
-    truth[5:85, 20:140] = 300 + 400 * np.random.default_rng(1).random((80, 120, 1), np.float32)
-    sdr = np.minimum(truth, 203.0)
-    x0, y0, x1, y1 = brightest_window(truth / 203)
-    assert (truth[y0:y1, x0:x1].min(-1) >= 203).mean() > 0.7 and x1 - x0 == 54 and y1 - y0 == 30
-    picture = compare(sdr, truth, truth, note="a note")
-    save_png(picture, tmp_path / "c.png")
-    back = cv2.imread(str(tmp_path / "c.png"))
-    assert np.array_equal(back[..., ::-1], picture)
-    crops = picture[186 + 20 : 186 + 60]
-    spread = [crops[:, 14 + i * 174 + 60 : 14 + i * 174 + 100].std() for i in range(3)]
-    assert spread[0] < 1 < 10 < spread[1] and spread[1] == pytest.approx(spread[2])
+def test_types_are_what_the_names_promise() -> None:
+    for family in lived().registry.collect():
+        totals = [one.name for one in family.samples if one.name.endswith("_total")]
+        assert bool(totals) == (family.type == "counter"), family.name
+        assert family.documentation.endswith("."), family.name
+
+
+def test_it_listens_on_loopback_only_and_a_taken_port_is_told() -> None:
+    with Metrics(0, 1, Tally("batch", 0, 0)) as metrics:
+        row = [one.split() for one in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        listening = [one[1] for one in row if one[3] == "0A" and one[1].endswith(f":{metrics.port:04X}")]
+        assert listening == [f"0100007F:{metrics.port:04X}"]
+        with (
+            pytest.raises(
+                InputError, match=rf"workers.metrics_port={metrics.port}: cannot be opened on 127.0.0.1"
+            ) as told,
+            Listeners(ProgressDisplay(stream=io.StringIO()), WorkersConfig(metrics_port=metrics.port), files=1),
+        ):
+            pass
+        assert told.value.exit_code == 2
+
+
+def test_it_is_off_unless_asked_for() -> None:
+    config = load_config("dashcam").workers
+    assert (config.metrics_port, config.log) == (0, None)
+    with pytest.raises(InputError, match=r"workers.metrics_port=70000: out of range; legal: 0 to 65535"):
+        load_config("dashcam", None, ["workers.metrics_port=70000"])
+
+
+def test_the_board_asks_only_for_metrics_that_there_are_and_for_all_of_them() -> None:
+    board = json.loads(BOARD.read_text())
+    there = {one.name for family in lived().registry.collect() for one in family.samples}
+    there = {name for name in there if not name.endswith("_created")}
+    asked: set[str] = set()
+    for panel in board["panels"]:
+        assert panel["title"] and panel["targets"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            names = set(re.findall(r"\bsunvisor_\w+", target["expr"]))
+            assert names and names <= there, (panel["title"], names - there)
+            asked |= names
+    assert there == asked
+    for variable in board["templating"]["list"]:
+        words = str(variable.get("definition", ""))
+        assert set(re.findall(r"\bsunvisor_\w+", words)) <= there
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

@@ -28,6 +28,7 @@ from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed
 from workers.interrupts import Interrupts
 from workers.jobs import Job
+from workers.listeners import Listeners
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay
 from workers.progress_lines import ProgressLines
@@ -93,8 +94,9 @@ def run_batch(jobs: list[Job], config: Config, *, overwrite: bool = False, progr
     The first Ctrl-C finishes the running spans, the second stops; what is finished is kept either way.
     """
     sizes = {job: job.source_bytes for job in jobs}
-    with PROGRESS[progress](source_bytes=list(sizes.values())) as display:
-        batch = _Batch(jobs, config, display, overwrite, sizes)
+    display = PROGRESS[progress](source_bytes=list(sizes.values()))
+    with Listeners(display, config.workers, len(jobs)) as listeners:
+        batch = _Batch(jobs, config, listeners, overwrite, sizes)
         try:
             with batch.interrupts, contextlib.suppress(KeyboardInterrupt):
                 # Before Ray is started, so that a single bad file is told at once.
@@ -131,7 +133,7 @@ class _Batch:
     """Files on their way through the pool: prepared a little ahead of the workers, finished as their last span is done."""
 
     def __init__(
-        self, jobs: list[Job], config: Config, progress: ProgressDisplay, overwrite: bool, sizes: dict[Job, int]
+        self, jobs: list[Job], config: Config, progress: Listeners, overwrite: bool, sizes: dict[Job, int]
     ) -> None:
         self.interrupts = Interrupts(self._drain, self._abort, lambda: self._pool is not None)
         self.workers = self.threads = 0
@@ -167,7 +169,7 @@ class _Batch:
             if isinstance(opened, FileReport):
                 self._reports[job] = opened
                 note = opened.error or f"{opened.status}: {job.output}"
-                self._progress.skip_video(job.source.name, note, self._sizes[job])
+                self._progress.skip_video(job.source.name, note, self._sizes[job], opened)
             else:
                 self._opened.append((job, opened))
             self._todo.popleft()
@@ -178,6 +180,7 @@ class _Batch:
     def run(self, pool: SpanPool) -> None:
         """Until every file is done, has failed, or the user wants no more."""
         self._pool = pool
+        self._progress.watch_workers(pool.alive)
         while not self.interrupts.draining:
             self._feed(pool)
             if not self._open_spans:
@@ -301,7 +304,7 @@ class _Batch:
         report.source = str(job.source)
         self._reports[job] = report
         del self._active[folder]
-        self._progress.finish_video(folder, report.error or f"{report.status}: {job.output}")
+        self._progress.finish_video(folder, report.error or f"{report.status}: {job.output}", report)
 
     def _report_of(self, job: Job, error: Exception, folder: Path) -> FileReport:
         """The report of a file that failed. An error that nobody named, a bug or a failing disk, gets a log with its traceback."""

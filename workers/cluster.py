@@ -47,13 +47,20 @@ RAY_ENV = {
 LOCAL_ENV = {
     "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ROTATION_MAX_BYTES": "10000000",
+    "RAY_ROTATION_BACKUP_COUNT": "3",
 }
+
+# Ray's logs are rotated (RAY_ROTATION_*), but not what the workers of a Ray of our own write themselves: for that, Ray puts a pipe and a
+# thread of the same process in between, and the last words of one that crashes are lost. They write next to nothing else.
+LOCAL_WORKER_RUNTIME = {"env_vars": {"RAY_ROTATION_MAX_BYTES": "0"}}
 
 # What a cluster's nodes need not get. Ray also leaves out what .gitignore names.
 EXCLUDES = [
     ".git",
     ".ci",
     ".venv",
+    ".venv-audit",
     ".pytest_cache",
     ".ruff_cache",
     ".hypothesis",
@@ -65,6 +72,7 @@ EXCLUDES = [
     "demo_out",
     "training",
     "evaluation",
+    "tools",
     "*.work",
     "*.mp4",
     "*.mkv",

@@ -43,10 +43,11 @@ class Retrying:
 
 @dataclass(frozen=True)
 class Progress:
-    """A running span has finished this many of its frames; 0 when it has just begun."""
+    """A running span has finished this many of its frames; 0 when it has just begun: then worker says which one has it, as "host:pid"."""
 
     task: SpanTask
     frames: int
+    worker: str = ""
 
 
 Event = Done | Failed | Retrying | Progress

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.errors import ConversionError
-from workers.cluster import Cluster, versions
+from workers.cluster import LOCAL_WORKER_RUNTIME, Cluster, versions
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.span_worker import SpanError, SpanOutcome, SpanTask, SpanWorker, WorkerInfo
 
@@ -81,8 +81,9 @@ class SpanPool:
         self._losses: dict[str, None] = {}
         self._next_progress = 0.0
         actor = ray.remote(concurrency_groups={"control": 1})(SpanWorker)
-        options = {"max_restarts": -1, "max_task_retries": 0, "num_gpus": gpus_per_worker}
+        options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "num_gpus": gpus_per_worker}
         options["num_cpus"] = 1 if cluster.local else threads
+        options |= {"runtime_env": LOCAL_WORKER_RUNTIME} if cluster.local else {}
         self._workers = [_Worker(actor.options(**options).remote(entry, numerics, threads)) for _ in range(workers)]
         for worker in self._workers:
             worker.ref = worker.actor.hello.remote()
@@ -137,6 +138,10 @@ class SpanPool:
     def running(self) -> int:
         """How many spans are being converted now."""
         return sum(worker.task is not None for worker in self._workers)
+
+    def alive(self) -> int:
+        """How many workers have said hello and were not lost since. May be called from any thread."""
+        return sum(worker.info is not None and not worker.lost for worker in self._workers)
 
     def unstarted(self) -> list[SpanTask]:
         """After drain() or abort(): the spans that were not begun, or not finished when aborted, in order."""
@@ -300,7 +305,7 @@ class SpanPool:
             if task is not None:
                 worker.task = task
                 worker.ref = worker.actor.run.remote(task)
-                self._events.put(Progress(task, 0))
+                self._events.put(Progress(task, 0, f"{worker.info.host}:{worker.info.pid}"))
         self._refuse_homeless()
 
     def _refuse_homeless(self) -> None:

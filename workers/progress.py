@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from workers.events import Done, Event, Failed, Progress, Retrying
+from workers.stage_shares import StageShares
 
 RATE_WINDOW_SECONDS = 30.0
 PLAIN_SECONDS = 5.0
@@ -103,6 +104,7 @@ class ProgressDisplay:
         self._videos: dict[str, Tally] = {}
         self._active: list[str] = []
         self._batch = Tally("batch", 0, 0)
+        self._shares = StageShares()
         self._finished = 0
         self._files = len(source_bytes)
         self._unseen_bytes = sum(source_bytes)
@@ -121,6 +123,11 @@ class ProgressDisplay:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    @property
+    def batch(self) -> Tally:
+        """Frames and spans of all videos together, up to date after each call."""
+        return self._batch
 
     def add_video(
         self,
@@ -165,6 +172,8 @@ class ProgressDisplay:
                 tally.done_frames += event.task.frames
                 tally.done_spans += 1
             tally.sample(self._now())
+        if isinstance(event, Done):
+            self._shares.add(event.result, event.seconds)
         if isinstance(event, Retrying):
             self.message(f"{video.name}: span {event.task.span} failed and is tried again. {event.error.message}")
         elif isinstance(event, Failed):
@@ -202,15 +211,19 @@ class ProgressDisplay:
     def _line(self) -> str:
         """The batch and its active videos as one line of text."""
         names = ", ".join(self._videos[workdir].name for workdir in self._active)
-        return f"{self._count()}, {self._batch.text()}; now: {names or '-'}"
+        return f"{self._count()}, {self._batch_text()}; now: {names or '-'}"
+
+    def _batch_text(self) -> str:
+        """The batch's numbers, and what limits it."""
+        return ", ".join(filter(None, [self._batch.text(), self._shares.text()]))
 
     def _table(self) -> Table:
         """The live lines."""
         table = Table.grid(padding=(0, 1))
-        rows = [(self._videos[workdir].name, self._videos[workdir]) for workdir in list(self._active)]
-        rows.append((self._count(), self._batch))
-        for label, tally in rows:
+        videos = [self._videos[workdir] for workdir in list(self._active)]
+        rows = [(video.name, video, video.text()) for video in videos]
+        for label, tally, text in [*rows, (self._count(), self._batch, self._batch_text())]:
             total = max(1, tally.frames + tally.guessed)
             bar = ProgressBar(total=total, completed=tally.reused + tally.converted, width=BAR_WIDTH)
-            table.add_row(label, bar, tally.text())
+            table.add_row(label, bar, text)
         return table
