@@ -38,7 +38,7 @@ bench: setup
 	$(if $(DRIVES),$(PY) -m bench.scale $(DRIVES))
 
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra s3 --extra train pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra train pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv .venv-audit demo_out
