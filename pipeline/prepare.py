@@ -28,7 +28,7 @@ from pipeline.plan import (
     span_key,
 )
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
-from pipeline.span_job import PLAN_NAME, index_name, lent_name
+from pipeline.span_work import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
 

@@ -43,10 +43,13 @@ RAY_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that was given no GPU sees none
 }
 
-# Only for a Ray of our own. The second name is Ray's switch for desktops: it binds every port to 127.0.0.1.
+# Ray's switch for desktops: "0" binds every port to 127.0.0.1. A cluster that was started with it is joined with it.
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+# Only for a Ray of our own.
 LOCAL_ENV = {
     "RAY_AUTH_MODE": "token",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    LOOPBACK_SWITCH: "0",
 }
 
 # What a cluster's nodes need not get. Ray also leaves out what .gitignore names.
@@ -188,7 +191,8 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
 
     if ray.is_initialized():
         raise InputError("This process is already connected to Ray; end that connection (ray.shutdown()) first.")
-    ray_constants.ENABLE_RAY_CLUSTER = not ray_of_our_own
+    on_loopback = os.environ.get(LOOPBACK_SWITCH) == "0"
+    ray_constants.ENABLE_RAY_CLUSTER = not (ray_of_our_own or on_loopback)
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     # Ray prints its remarks on dead workers to stdout, log_to_driver or not. The pool reports them; stdout is for --json.
