@@ -154,9 +154,14 @@ class WorkersConfig:
     """Execution only: nothing here changes a byte. count 0 = `per_gpu` a GPU, or one for the CPU; threads 0 = all cores shared out.
 
     per_gpu: workers that share a GPU: more keep it busy while others encode, and each needs the network's memory
+    topology: fused = a worker decodes, computes and encodes in one process; stream = in three, which may be on other nodes: for GPU nodes with
+        too few cores to encode (docs/cluster.md says when)
+    max: with count 0 on a cluster the pool follows the cluster's size, up to that many workers; 0 = as many as fit
     """
 
     count: int = 0
+    max: int = 0
+    topology: str = "fused"
     per_gpu: int = 1
     threads: int = 0
     address: str | None = None
@@ -201,6 +206,7 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
     "output.codec": ("hevc", "av1"),
     "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc"),
     "output.container": ("auto", "mp4", "mov", "mkv"),
+    "workers.topology": ("fused", "stream"),
 }
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -218,6 +224,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "span.min_seconds": (0.25, 60),
     "span.max_seconds": (0.5, 120),
     "workers.count": (0, 100_000),
+    "workers.max": (0, 100_000),
     "workers.per_gpu": (1, 16),
     "workers.threads": (0, 1024),
     "workers.retries": (1, 100),

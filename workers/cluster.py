@@ -25,7 +25,7 @@ KNOCK_SECONDS = 10.0
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Frames never travel through Ray, only span descriptors and reports do; Ray's least is 75 MiB.
+# For span descriptors and reports; frames travel in the stream topology alone (workers/placement.py). Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 80 * 2**20
 
 # What every worker process gets. OpenMP threads that spin while they wait take the cores from decoding and encoding;
@@ -86,6 +86,7 @@ class Cluster:
     local: True when connect() started it and will stop it
     session_dir: where a local Ray keeps its logs; None on somebody's cluster
     startup_seconds: from the call of connect() until Ray answered
+    nodes: resources of each living node of somebody's cluster; it may change later
     """
 
     address: str
@@ -94,6 +95,7 @@ class Cluster:
     cpus: float
     gpus: float
     startup_seconds: float
+    nodes: tuple[dict[str, float], ...] = ()
 
 
 def versions() -> dict[str, str]:
@@ -108,14 +110,16 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def connect(address: str | None = None, *, slots: int = 1, gpus: int = 0) -> Iterator[Cluster]:
+def connect(
+    address: str | None = None, *, slots: int = 1, gpus: int = 0, store_bytes: int = OBJECT_STORE_BYTES
+) -> Iterator[Cluster]:
     """Connect to Ray for the length of a with block; what was started is stopped however the block ends.
 
     address: None starts a Ray of our own on this machine, for which every port is on 127.0.0.1 and wants a token made for
         this run; "host:port" or "auto" joins a cluster, whose token, if it wants one, Ray reads from RAY_AUTH_TOKEN,
         RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
     slots: how many workers run at once on a Ray of our own. It books slots, not cores; ignored with an address.
-    gpus: how many GPUs a Ray of our own hands out; ignored with an address.
+    gpus: how many GPUs a Ray of our own hands out, store_bytes: how large its shared memory is; ignored with an address.
     Call it in the main thread: the kernel kills Ray's processes when the thread that started them ends.
     Raises InputError when the cluster cannot be reached or refuses us, ConversionError when our own Ray does not start.
     """
@@ -124,16 +128,16 @@ def connect(address: str | None = None, *, slots: int = 1, gpus: int = 0) -> Ite
             f"--address {address}: Ray Client addresses are not supported; give HOST:PORT of the head, or auto."
         )
     began = time.monotonic()
-    connection = _joined(address, began) if address is not None else _started(slots, gpus, began)
+    connection = _joined(address, began) if address is not None else _started(slots, gpus, store_bytes, began)
     with _environment(ray_of_our_own=address is None), connection as cluster:
         yield cluster
 
 
 @contextmanager
-def _started(slots: int, gpus: int, began: float) -> Iterator[Cluster]:
+def _started(slots: int, gpus: int, store_bytes: int, began: float) -> Iterator[Cluster]:
     """A Ray of our own, and the reaper in case that this process is killed."""
     with _own_folder() as folder, reaper(folder), _adjusted_ray(ray_of_our_own=True):
-        yield _start(slots, gpus, began, folder)
+        yield _start(slots, gpus, store_bytes, began, folder)
 
 
 @contextmanager
@@ -207,7 +211,7 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
         ray_utils.set_sigterm_handler = take_sigterm
 
 
-def _start(slots: int, gpus: int, began: float, folder: Path) -> Cluster:
+def _start(slots: int, gpus: int, store_bytes: int, began: float, folder: Path) -> Cluster:
     """Start a Ray of our own. Raises ConversionError when it does not come up."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
@@ -221,7 +225,7 @@ def _start(slots: int, gpus: int, began: float, folder: Path) -> Cluster:
             num_cpus=slots,
             num_gpus=gpus,
             include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=store_bytes,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
@@ -272,6 +276,7 @@ def _join(address: str, began: float) -> Cluster:
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         startup_seconds=time.monotonic() - began,
+        nodes=tuple(node["Resources"] for node in ray.nodes() if node["Alive"]),
     )
 
 
