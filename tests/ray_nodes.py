@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +33,7 @@ class RayNodes:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.ray_nodes"],
             cwd=ROOT,
-            env=clean | self.environment,
+            env=clean | self.environment | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,20 +81,22 @@ def main() -> None:
 
     cluster = Cluster()
     nodes = []
+    folder = tempfile.mkdtemp(prefix="rays-", dir="/tmp")  # short: a socket's path has at most 107 bytes
     for line in sys.stdin:
         word, *told = json.loads(line)
         answer = None
         if word == "head":
-            cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES, include_dashboard=False)
+            cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES, include_dashboard=False, temp_dir=folder)
             answer = cluster.address
         elif word == "add":
             nodes.append(cluster.add_node(num_cpus=told[0], resources=told[1], object_store_memory=STORE_BYTES))
-            answer = nodes[-1].unique_id
+            answer = nodes[-1].node_id
         elif word == "kill":
             cluster.remove_node(nodes[told[0]], allow_graceful=False)
         sys.stdout.write(f"ANSWER {json.dumps(answer)}\n")
         sys.stdout.flush()
     cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

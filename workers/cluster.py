@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -52,7 +53,10 @@ LOCAL_ENV = {
     LOOPBACK_SWITCH: "0",
 }
 
-# What a cluster's nodes need not get. Ray also leaves out what .gitignore names.
+# Where Ray tells a driver what its job was submitted with.
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+# What a cluster's nodes need not get. Ray also leaves out what .gitignore and .rayignore name.
 EXCLUDES = [
     ".git",
     ".ci",
@@ -66,6 +70,7 @@ EXCLUDES = [
     "bench",
     "bench_out",
     "demo_out",
+    "runs",
     "training",
     "evaluation",
     "*.work",
@@ -293,8 +298,15 @@ def _knock(address: str) -> None:
 
 
 def runtime_env() -> dict[str, Any]:
-    """What a cluster's workers run: this checkout's code (a few MiB) in their own Python, and our environment variables."""
-    return {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": dict(WORKER_ENV)}
+    """What a cluster's workers run: this checkout's code (a few MiB) in their own Python, and our environment variables.
+
+    Inside a job that `ray job submit` started, the job's own working folder and variables stand, and only what it lacks is added: Ray
+    refuses a driver that names again what its job has named.
+    """
+    job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+    taken = job.get("env_vars") or {}
+    ours: dict[str, Any] = {"env_vars": {name: value for name, value in WORKER_ENV.items() if name not in taken}}
+    return ours if "working_dir" in job else ours | {"working_dir": str(ROOT), "excludes": EXCLUDES}
 
 
 def _first_line(error: BaseException) -> str:

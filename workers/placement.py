@@ -33,11 +33,16 @@ class Shape:
 
     def fitting(self, nodes: Sequence[Node]) -> int:
         """How many such workers the nodes hold when nothing else runs there."""
-        left = [dict(node) for node in nodes]
         count = 0
-        while all(_book(left, bundle) for bundle in sorted(self.bundles, key=lambda one: -one.get("GPU", 0))):
+        while self._fit(nodes, count + 1):
             count += 1
         return count
+
+    def _fit(self, nodes: Sequence[Node], count: int) -> bool:
+        """Whether the nodes hold so many. What needs a GPU goes first, then what needs most; cores beside GPUs are kept for the GPUs."""
+        left = [dict(node) for node in nodes]
+        wanted = sorted(self.bundles * count, key=lambda one: (one.get("GPU", 0), one.get("CPU", 0)), reverse=True)
+        return all(_book(left, bundle) for bundle in wanted)
 
 
 def shape_for(config: Config, cluster: Cluster, device: str, workers: int, local_cores: int) -> Shape:
@@ -81,8 +86,8 @@ def _least_share(nodes: Sequence[Node], workers: int) -> int:
 
 
 def _book(left: list[dict[str, float]], bundle: Mapping[str, float]) -> bool:
-    """Take a bundle from the first node that holds it, one without a GPU before one with; False when none does."""
-    for node in sorted(left, key=lambda one: one.get("GPU", 0) > 0):
+    """Take a bundle from the node that holds it, one without a GPU where there is one, with the fewest cores; False when none does."""
+    for node in sorted(left, key=lambda one: ("GPU" in one, one.get("CPU", 0))):
         if all(node.get(name, 0) >= amount - 1e-9 for name, amount in bundle.items()):
             for name, amount in bundle.items():
                 node[name] -= amount

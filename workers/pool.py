@@ -282,11 +282,12 @@ class SpanPool:
         self._refuse_homeless()
 
     def _refuse_homeless(self) -> None:
-        """Fail the pending spans that no worker can run, once it is known what the workers are; late ones are not waited for."""
+        """Fail the pending spans that no worker can run, once it is known what the workers are; where some work, late ones are not
+        waited for."""
         alive = [worker for worker in self._crew.workers if not worker.lost]
-        if any(worker.info is None and not self._crew.is_late(worker) for worker in alive):
-            return
         classes = {worker.info.numerics_class for worker in alive if worker.info is not None}
+        if any(worker.info is None and not (classes and self._crew.is_late(worker)) for worker in alive):
+            return
         with self._lock:
             homeless = [task for task in self._pending if task.numerics_class not in classes]
             for task in homeless:
