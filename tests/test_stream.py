@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,21 @@ from tests.clips import make_clip
 from tests.processes import descendants
 from tests.test_reliability import SHORT, Run
 from tests.test_workers import listening_addresses, wait_until_gone
-from workers.chunks import CHUNK_BYTES, CHUNK_FRAMES, Broken, Chunk, Ended, as_arrays, as_tensors, sent
+from workers.chunks import (
+    CHUNK_BYTES,
+    CHUNK_FRAMES,
+    CHUNKS_WAITING,
+    STREAM,
+    Broken,
+    Chunk,
+    Ended,
+    Incoming,
+    as_arrays,
+    as_tensors,
+    sent,
+)
+from workers.cluster import connect
+from workers.span_worker import PartFailed
 
 WORDS = [*SHORT, "model=neutral", "temporal.radius=1", "extras.mask=true", "extras.hdr10plus=true"]
 
@@ -185,7 +200,7 @@ class Framed:
 
 
 def test_frames_come_out_as_they_went_in_and_may_be_written_to() -> None:
-    strided = torch.arange(48, dtype=torch.uint16).reshape(6, 8)[:, ::2]
+    strided = torch.arange(48).to(torch.uint16).reshape(6, 8)[:, ::2]
     frame = Framed((strided, torch.ones(2, 3)), (0.5, 2.0))
     packed = as_arrays(frame)
     for array in packed.planes:
@@ -194,7 +209,7 @@ def test_frames_come_out_as_they_went_in_and_may_be_written_to() -> None:
     assert isinstance(back, Framed) and back.light == (0.5, 2.0) and back.beside is None
     for before, after in zip(frame.planes, back.planes, strict=True):
         assert torch.equal(before, after) and before.dtype == after.dtype
-        after += 1  # the encoder reads in place: memory of its own, not Ray's
+        after.zero_()  # the encoder reads in place: memory of its own, not Ray's
 
 
 @pytest.mark.parametrize(
@@ -217,3 +232,41 @@ def test_a_stream_that_breaks_says_why_and_whether_its_source_is_done_with() -> 
         assert chunks == [] or len(chunks) == 1
         assert isinstance(end, Broken) and end.clean is clean
         assert end.error.user_error and not end.error.retry and "breaking" in end.error.traceback
+
+
+class Producer:
+    """Sends frames, and notes each before it goes."""
+
+    def frames(self, log: str, count: int) -> Iterator[object]:
+        """`count` frames, each a chunk of its own."""
+
+        def made() -> Iterator[torch.Tensor]:
+            for _ in range(count):
+                with Path(log).open("a") as file:
+                    file.write("x")
+                yield torch.zeros(CHUNK_BYTES, dtype=torch.uint8)
+
+        yield from sent(made(), lambda: "all")
+
+
+def test_nobody_runs_ahead_of_who_takes_the_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real Ray: a sender whose frames are not taken stops at the bound; all arrive in the end."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    log, count = tmp_path / "made", 12
+    with connect(slots=1, store_bytes=256 * 2**20):
+        import ray
+
+        producer = ray.remote(Producer).remote()
+        incoming = Incoming("testing", producer.frames.options(**STREAM).remote(str(log), count))
+        frames = iter(incoming)
+        next(frames)
+        time.sleep(3)
+        ahead = log.stat().st_size - 1
+        assert CHUNKS_WAITING <= ahead <= CHUNKS_WAITING + 1  # waiting, and one in the making
+        assert sum(1 for _ in frames) == count - 1
+        assert incoming.facts == "all" and incoming.over
+        ray.kill(producer)
+        lost = Incoming("testing", producer.frames.options(**STREAM).remote(str(log), count))
+        with pytest.raises(PartFailed, match="testing part of a span was lost") as caught:
+            list(lost)
+        assert caught.value.error.retry and not lost.over
