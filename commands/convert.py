@@ -29,8 +29,13 @@ def add_convert(commands: Any) -> None:  # noqa: ANN401
   run_pipeline.py convert sdcard/ --output hdr/                 a folder; its tree is mirrored
   run_pipeline.py convert 'trip*/*.mp4' --output hdr/ --dry-run what would happen, and why
   run_pipeline.py convert drive.mp4 --output d.mkv grade.peak_nits=600 output.codec=av1
+  run_pipeline.py convert drive.mp4 --output d.mov output.codec=prores extras.proxy=sdr    for editing, with a small video beside it
 
 Settings: any key of configs/schema.py as key=value; a misspelt key lists the legal ones.
+--progress json: each line is an object. {"is": "progress", ...}, every second and at each change, with the numbers seconds (since the
+start), files_done, files, spans_done, spans, frames_done, frames (frames_guessed of them are a guess: files not yet looked at),
+frames_per_second, eta_seconds (null: not known yet), and now: the same numbers of each file that is being converted, beside its name,
+file. {"is": "message", "text": ...}: what people are told meanwhile, such as what became of a file.
 Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interrupted. With several files the rest goes on.""",
     )
     parser.add_argument(
@@ -76,6 +81,12 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON report on standard output")
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "json", "none"),
+        default="auto",
+        help="on standard error: bars (auto; lines of text where it is no terminal), JSON lines for programs, or warnings alone",
+    )
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -89,7 +100,8 @@ def _convert(args: argparse.Namespace) -> int:
         raise InputError("convert: no input named; give a video file, a folder or a glob.")
     config = load_config(args.profile, args.config, overrides)
     _apply_flags(config, args)
-    jobs, skipped = find_jobs(inputs, args.output, config.output.container, config.extras.frames)
+    wanted = config.output
+    jobs, skipped = find_jobs(inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
     console = Console(stderr=args.json)
     if args.dry_run:
         prepared, reports = plan_batch(jobs, config)
@@ -104,7 +116,7 @@ def _convert(args: argparse.Namespace) -> int:
             for report in reports:
                 ERRORS.print(f"{report.source}: {report.status}: {report.error}")
         return max([report.exit_code for report in reports], default=0)
-    batch = run_batch(jobs, config, overwrite=args.overwrite)
+    batch = run_batch(jobs, config, overwrite=args.overwrite, progress=args.progress)
     if args.json:
         print_json(batch.to_dict() | {"skipped": [str(path) for path in skipped]})
     else:

@@ -19,6 +19,7 @@ from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.ledger import LOCK_NAME, Ledger, WorkLock
 from pipeline.light import LightLevels
 from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work, rate_asked, work_folder
+from pipeline.proxy_file import proxies_current
 from pipeline.sequence import Run, wrap
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
@@ -148,7 +149,7 @@ class Conversion:
         finished = Finished(
             prepared, self.lines, saved.entries, joined.shift_seconds, joined.output_streams, tuple(warnings)
         )
-        write_extras(finished)
+        warnings += write_extras(finished)
         if "report" in plan.extras and write_report is not None:
             try:
                 write_report(finished, extra_paths(prepared)["report"][0])
@@ -293,7 +294,7 @@ def _started(
         earlier = _provenance_of(output)
         same = earlier.get("identity") == prepared.plan.identity()
         beside = [*prepared.frames, *_extra_files(prepared)]
-        if same and all(path.exists() for path in beside):
+        if same and all(path.exists() for path in beside) and proxies_current(prepared):
             if prepared.workdir.exists():  # an earlier run was stopped just after it had published
                 (lock or WorkLock(prepared.workdir)).remove_folder()
             return FileReport(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.extras import extra_paths
 from pipeline.file_report import FileReport
+from pipeline.flow import choose_method
 from pipeline.plan import Track
 from pipeline.prepare import Prepared, disk_need_bytes
 from pipeline.streams import plan_copies
@@ -65,6 +67,7 @@ def _track_facts(track: Track) -> dict[str, Any]:
         "sample_aspect_ratio": str(track.sample_aspect_ratio or "1"),
         "tile": track.tile,
         "overlays": [[box.x, box.y, box.width, box.height] for box in track.overlays],
+        "excluded": [list(polygon) for polygon in track.excluded],
         "denoise_strength": track.denoise,
         "temporal_radius": track.radius,
         "drive": track.drive and track.drive.told(),
@@ -97,11 +100,14 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         table.add_row(f"video {track['stream']}", f"{track['size']}, " + ", ".join(extras))
         if track["overlays"]:
             places = "; ".join("x {} y {}, {}x{}".format(*box) for box in track["overlays"])
-            table.add_row("  burnt-in text", f"{places}: kept at SDR white, hidden from the network")
+            table.add_row("  burnt-in text", f"{places}: kept below SDR white, hidden from the network")
+        if track["excluded"]:
+            table.add_row("  excluded", f"{len(track['excluded'])} polygons: kept as recorded")
         for name, (value, reason) in track["color"].items():
             table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
         if track["temporal_radius"]:
-            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side")
+            motion = choose_method(torch.device(facts["device"]))
+            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side; {motion}")
         if track["drive"]:
             table.add_row("  drive", track["drive"])
         if track["denoise_strength"]:

@@ -26,6 +26,7 @@ from pipeline.engine import PackedFrame
 from pipeline.engine_maker import engine_for
 from pipeline.errors import ConversionError, SunvisorError
 from pipeline.hardware import encoder_memory
+from pipeline.proxy import proxy_in
 from pipeline.span_parts import ComputeFacts, DecodeFacts, SpanCompute, SpanDecode, SpanEncode
 from pipeline.span_work import load_work, partial_name
 
@@ -82,6 +83,8 @@ def write_span(encode: SpanEncode, write: Callable[[Path, dict[str, Path]], None
         with no_space_named(work.folder):
             write(partial, partials)
             check_span(partial, work.relative_pts, encode.mean_luma, threads=encode.threads)
+            if (proxy := proxy_in(partials)) is not None:
+                check_span(partials[proxy.name], work.relative_pts, encode.proxy_luma, threads=encode.threads)
             for kind, final in work.beside.items():
                 publish(partials[kind], final)
             publish(partial, work.file)

@@ -23,6 +23,7 @@ from pipeline.cuda_engine import CudaEngine
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
 from pipeline.drive_files import lent_frames
 from pipeline.encode import SpanEncoder
+from pipeline.encoder_choice import proxy_encoder
 from pipeline.engine import Engine, PackedFrame
 from pipeline.errors import ConversionError
 from pipeline.frame_stats import FrameStats
@@ -30,6 +31,7 @@ from pipeline.hardware import GPU, choose_decoder, encoder_used
 from pipeline.lanes import Lanes, lanes_that_fit
 from pipeline.light import LightLevels
 from pipeline.mask import MaskWriter
+from pipeline.proxy import proxy_in
 from pipeline.source import open_source
 from pipeline.span_work import SpanWork
 
@@ -143,19 +145,21 @@ class SpanCompute:
         lanes = Lanes(engine, count, max(1, self.threads // count))
         yield from lanes.run(planes, self.work.first_frame, self.work.owned)
         self.facts.seconds = sum(lanes.seconds) / count
+        self.facts.choices += engine.choices if self.work.plan.device == "cuda" else ()
 
 
 class SpanEncode:
     """Packed frames -> the span file and what goes beside it, under the names given.
 
     threads: cores that the encoder may use (never in the bytes)
-    levels, mean_luma: of every frame written; seconds: waiting for frames left out
+    levels, mean_luma, proxy_luma: of every frame written; seconds: waiting for frames left out
     """
 
     def __init__(self, work: SpanWork, threads: int) -> None:
         self.work, self.threads = work, threads
         self.levels: list[LightLevels] = []
         self.mean_luma: list[float] = []
+        self.proxy_luma: list[float] = []
         self.seconds = 0.0
         self._stats: list[FrameStats] = []
 
@@ -191,12 +195,25 @@ class SpanEncode:
                     on_gpu=frame.y.is_cuda,
                 )
             )
-            masks = pictures = None
+            masks = pictures = proxies = None
             if "mask" in beside:
                 masks = files.enter_context(MaskWriter(beside["mask"], **shape, rate=track.rate))
             for kind in beside.keys() & frame_files.ENDINGS.keys():
                 nits = {"white_nits": plan.out.white_nits, "peak_nits": plan.out.peak_nits}
                 pictures = files.enter_context(frame_files.FrameWriter(beside[kind], kind, **nits))
+            if (proxy := proxy_in(beside)) is not None:
+                wanted = {"width": frame.proxy[0].shape[1], "height": frame.proxy[0].shape[0]}
+                proxies = files.enter_context(
+                    SpanEncoder(
+                        beside[proxy.name],
+                        proxy_encoder(proxy.kind),
+                        **shape | wanted,
+                        rate=track.rate,
+                        sample_aspect_ratio=track.sample_aspect_ratio,
+                        transfer=proxy.kind,
+                        threads=self.threads,
+                    )
+                )
             for pts, duration in zip(self.work.relative_pts, self.work.durations, strict=True):
                 if frame is None:
                     return
@@ -206,6 +223,9 @@ class SpanEncode:
                     masks.write(frame.mask, pts, duration)
                 if pictures is not None:
                     pictures.write(frame.linear)
+                if proxies is not None:
+                    proxies.write(*frame.proxy, pts, duration)
+                    self.proxy_luma.append(float(frame.proxy[0].float().mean()))
                 self._note(frame)
                 self.seconds += time.monotonic() - started
                 frame = next(frames, None)

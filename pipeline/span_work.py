@@ -13,6 +13,7 @@ from pipeline.index import VideoIndex
 from pipeline.mask import SUFFIX
 from pipeline.neighbour import SIDES, Neighbour
 from pipeline.plan import Plan, Track, kinds_beside, lenders, span_key
+from pipeline.proxy import proxy_in
 from pipeline.span import Span
 
 PLAN_NAME = "plan.json"
@@ -76,12 +77,17 @@ class SpanWork:
     @property
     def file(self) -> Path:
         """Final name of the span file."""
-        return self.folder / f"span_{self.number}_{self.span.number:05d}_{self.key[:16]}.mp4"
+        return (
+            self.folder
+            / f"span_{self.number}_{self.span.number:05d}_{self.key[:16]}.{self.plan.encoder.span_container}"
+        )
 
     @property
     def beside(self) -> dict[str, Path]:
         """Final names of what is written with it, by kind."""
-        return {kind: self.file.with_suffix(ENDINGS[kind]) for kind in sorted(kinds_beside(self.plan.extras))}
+        proxy = proxy_in(self.plan.extras)
+        endings = ENDINGS if proxy is None else ENDINGS | {proxy.name: f".{proxy.name}.mp4"}
+        return {kind: self.file.with_suffix(endings[kind]) for kind in sorted(kinds_beside(self.plan.extras))}
 
 
 def load_work(folder: Path, track: int, span: int) -> SpanWork:

@@ -25,9 +25,10 @@ from camera_boxes import (
     with_loose_blocks,
     with_novatek,
 )
-from clips import make_clip
+from clips import make_clip, remux
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import ffprobe
 
 from pipeline.telemetry import found as found_module
 from pipeline.telemetry.companions import plan_companions
@@ -38,6 +39,7 @@ from pipeline.telemetry.gpx import made_by_us, write_gpx
 from pipeline.telemetry.keep import LAST_OFFSET, plan_boxes, settle
 from pipeline.telemetry.nmea import MAX_LINE_BYTES, lines_of, nmea_fixes
 from pipeline.telemetry.novatek import novatek_fix
+from pipeline.telemetry.tags import tag_entries
 from pipeline.telemetry.unowned import _gaps
 
 MOMENT = datetime(2024, 5, 6, 7, 8, 9)
@@ -315,3 +317,11 @@ def test_companions_go_by_stem_and_ending(tmp_path: Path) -> None:
     assert {plan.outcome for plan in plan_companions(source, tmp_path / "drive.mkv")} == {"kept"}
     write_gpx(tmp_path / "drive.gpx", [("ours", [GpsFix(1.0, 2.0)])])
     assert "drive.gpx" not in {plan.path.name for plan in plan_companions(source, out)}
+
+
+def test_a_language_that_nobody_named_is_not_lost(tmp_path: Path) -> None:
+    """Matroska keeps no language `und`; it says nothing, so nothing is lost."""
+    clip = make_clip(tmp_path / "c.mp4", frames=4)
+    assert ffprobe(clip, "-show_entries", "stream_tags")["streams"][0]["tags"]["language"] == "und"
+    bare = remux(clip, tmp_path / "c.mkv")
+    assert [entry.outcome for entry in tag_entries(clip, bare, {0: 0}) if "language" in entry.what] == []

@@ -8,7 +8,9 @@ import tempfile
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from workers.jobs import Job
 from workers.placement import shape_for, slots_for, store_bytes_for, worker_count
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay
+from workers.progress_lines import ProgressLines
 from workers.span_worker import SpanTask
 
 RUN_SPAN = "pipeline.span_job:run_span"
@@ -76,14 +79,22 @@ def plan_batch(jobs: list[Job], config: Config) -> tuple[list[Prepared], list[Fi
     return plans, refused
 
 
-def run_batch(jobs: list[Job], config: Config, *, overwrite: bool = False) -> BatchReport:
-    """Convert all files over a pool of Ray workers, with progress on standard error.
+PROGRESS: dict[str, Callable[..., ProgressDisplay]] = {
+    "auto": ProgressDisplay,
+    "json": ProgressLines,
+    "none": partial(ProgressDisplay, quiet=True),
+}
+"""Ways to show progress on standard error: bars or lines of text, JSON lines, nothing but what goes wrong."""
+
+
+def run_batch(jobs: list[Job], config: Config, *, overwrite: bool = False, progress: str = "auto") -> BatchReport:
+    """Convert all files over a pool of Ray workers, with progress (a key of PROGRESS) on standard error.
 
     The first Ctrl-C finishes the running spans, the second stops; what is finished is kept either way.
     """
     sizes = {job: job.source_bytes for job in jobs}
-    with ProgressDisplay(source_bytes=list(sizes.values())) as progress:
-        batch = _Batch(jobs, config, progress, overwrite, sizes)
+    with PROGRESS[progress](source_bytes=list(sizes.values())) as display:
+        batch = _Batch(jobs, config, display, overwrite, sizes)
         try:
             with batch.interrupts, contextlib.suppress(KeyboardInterrupt):
                 # Before Ray is started, so that a single bad file is told at once.

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
 from pipeline.errors import InputError
 from pipeline.prepare import CONTAINERS
 from pipeline.sequence import CITYSCAPES_NAME, CODECS, Run, group_runs, is_picture
@@ -77,14 +78,14 @@ class _Found:
 
 
 def find_jobs(
-    inputs: list[str], output: Path, container: str = "auto", frames: str = "none"
+    inputs: list[str], output: Path, container: str = "auto", frames: str = "none", codec: str = "hevc"
 ) -> tuple[list[Job], list[Path]]:
     """Files, folders and globs -> jobs, and what is left alone of folders: files that are no video by their name, trees of labels.
 
     One file, or one run of pictures, goes to `output` itself unless that is a folder; everything else goes into the folder `output`, the
     tree mirrored. Pictures of a folder are runs where no video lies in it, and always when named as Cityscapes does: a camera's card may
     hold snapshots beside its videos.
-    container: of outputs in a folder; auto = mp4
+    container: of outputs in a folder; auto = the codec's own; codec: `output.codec`
     frames: "none", or a key of pipeline.frame_files.ENDINGS: then pictures go into the mirrored tree, and videos of runs into its folder `video`
     Raises InputError when an input does not exist, nothing is found, or a result would be written over another or over a source.
     """
@@ -124,7 +125,7 @@ def find_jobs(
         raise InputError(f"{output}: the output's name must end in one of {', '.join(CONTAINERS)}, or name a folder.")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: several inputs need a folder for --output, this is a file.")
-    suffix = ".mp4" if container == "auto" else f".{container}"
+    suffix = f".{CODEC_CONTAINERS[codec][0] if container == 'auto' else container}"
     return _into_folder(found, output, suffix, frames), skipped
 
 
@@ -167,7 +168,7 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _into_folder(found: list[_Found], output: Path, suffix: str, frames: str) -> list[Job]:
-    """Mirror each file below its root into `output`. Where two sources would share a name, those that are no mp4 keep their endings (a.avi.mp4)."""
+    """Mirror each file below its root into `output`. Where two sources would share a name, those that end otherwise than the outputs keep their endings (a.avi.mp4)."""
     bases = [output / VIDEO_FOLDER if frames != "none" and one.run else output for one in found]
     targets = [base / one.inside.with_suffix(suffix) for base, one in zip(bases, found, strict=True)]
     claims = Counter(targets)

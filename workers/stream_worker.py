@@ -17,7 +17,7 @@ import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipeline.choice import Choice
-from pipeline.encoder_choice import SOFTWARE
+from pipeline.encoder_choice import HARDWARE
 from pipeline.engine_maker import engine_for
 from pipeline.errors import InputError
 from pipeline.hardware import HOST
@@ -128,10 +128,10 @@ class StreamWorker(SpanWorker):
         started = time.monotonic()
         self._check_folder(task)
         work = _work(task)
-        if work.plan.encoder.encoder not in SOFTWARE.values():
+        if work.plan.encoder.encoder in HARDWARE.values():
             raise InputError(
                 f"workers.topology=stream encodes on CPUs, and the plan names {work.plan.encoder.encoder}: use "
-                "workers.topology=fused where GPUs encode, or output.encoder=libx265 or libsvtav1."
+                "workers.topology=fused where GPUs encode, or name a software encoder in output.encoder."
             )
         encode = SpanEncode(work, self._threads)
         incoming = Incoming(

@@ -14,6 +14,9 @@ from pipeline.telemetry.manifest import Entry
 VENDOR = "vendor_id"
 """Which program made the old coding (a field of mp4's sample entries)."""
 
+UNKNOWN_LANGUAGE = ("language", "und")
+"""ISO 639-2's word for a language that nobody named: the same as no tag."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -71,4 +74,5 @@ def _group(name: str, ours: Mapping[str, str], theirs: Mapping[str, str], own: f
 
 
 def _lower(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): text for name, text in tags.items()}
+    lower = {name.lower(): text for name, text in tags.items()}
+    return {name: text for name, text in lower.items() if (name, text) != UNKNOWN_LANGUAGE}
