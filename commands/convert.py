@@ -59,7 +59,11 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
         metavar="N",
         help="worker processes (default: one a GPU, or one for the CPU); never changes the result",
     )
-    parser.add_argument("--address", metavar="ADDR", help="a running Ray cluster (default: start and stop one here)")
+    parser.add_argument(
+        "--address",
+        metavar="ADDR",
+        help="a running Ray cluster: HOST:PORT of its head, or auto inside it (default: start and stop one here)",
+    )
     parser.add_argument(
         "--video", metavar="all|N", help="which video streams to convert (default: the first); others are copied"
     )

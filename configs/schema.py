@@ -179,9 +179,14 @@ class WorkersConfig:
     memory_bytes: what a worker has; a picture that needs more is refused. 0 = what the machine has that plans
     metrics_port: port on 127.0.0.1 where Prometheus collects a run's numbers, 0 = none (docs/monitoring.md)
     log: file for a log of the run in JSON lines, rotated by size; null = none
+    topology: fused = a worker decodes, computes and encodes in one process; stream = in three, which may be on other nodes: for GPU nodes with
+        too few cores to encode (docs/cluster.md says when)
+    max: with count 0 on a cluster the pool follows the cluster's size, up to that many workers; 0 = as many as fit
     """
 
     count: int = 0
+    max: int = 0
+    topology: str = "fused"
     per_gpu: int = 1
     threads: int = 0
     address: str | None = None
@@ -232,6 +237,7 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
     "output.codec": ("hevc", "av1", "prores", "ffv1"),
     "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc", "prores_ks", "ffv1"),
     "output.container": ("auto", "mp4", "mov", "mkv"),
+    "workers.topology": ("fused", "stream"),
 }
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -250,6 +256,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "span.min_seconds": (0.25, 60),
     "span.max_seconds": (0.5, 120),
     "workers.count": (0, 100_000),
+    "workers.max": (0, 100_000),
     "workers.per_gpu": (1, 16),
     "workers.threads": (0, 1024),
     "workers.retries": (1, 100),

@@ -32,7 +32,7 @@ from pipeline.plan import (
 )
 from pipeline.probe import StreamInfo, VideoInfo, hdr_reason
 from pipeline.proxy import Proxy, proxy_size
-from pipeline.span_job import PLAN_NAME, index_name, lent_name
+from pipeline.span_work import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
 

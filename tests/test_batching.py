@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from configs.schema import load_config, result_settings
 from pipeline.batching import Batcher, DeviceMemoryError, choose_batch_frames
 from pipeline.errors import InputError
-from workers.batch import gpu_share, worker_count
 from workers.cluster import Cluster
+from workers.placement import gpu_share, worker_count
 from workers.span_worker import describe_error
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import Config, load_config
-from pipeline import encode, span_job
+from pipeline import encode, span_job, span_parts
 from pipeline.color import OutputSpec
 from pipeline.convert import convert
 from pipeline.encoder_choice import proxy_encoder
@@ -382,7 +382,7 @@ def test_a_piece_that_decodes_to_something_else_is_not_taken(tmp_path: Path, mon
             super().write(y // 2 if self.choice.codec == "h264" else y, u, v, pts, duration)
 
     source = make_clip(tmp_path / "a.mp4", frames=8, width=96, height=64)
-    monkeypatch.setattr(span_job, "SpanEncoder", Dimming)
+    monkeypatch.setattr(span_parts, "SpanEncoder", Dimming)
     with pytest.raises(ConversionError, match=r"proxy_sdr_1280.*frame 0 has mean luma"):
         convert(source, tmp_path / "o.mp4", config("extras.proxy=sdr"))
     assert not (tmp_path / "o.mp4").exists()

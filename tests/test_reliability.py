@@ -703,6 +703,8 @@ def test_the_lock_of_a_folder_that_is_just_removed_is_not_taken_for_a_new_one(tm
 class PoolHere:
     """Stands in for SpanPool: does each span in this process, as the caller asks for events."""
 
+    size = 1
+
     def __init__(self, *_: object, **__: object) -> None:
         self.tasks: list[SpanTask] = []
 

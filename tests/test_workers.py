@@ -108,7 +108,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pool(cluster: Cluster) -> Iterator[SpanPool]:
-    with SpanPool(cluster, "test_workers:run_fake", "test_workers:fake_class", workers=2, threads=1) as found:
+    with SpanPool(cluster, "test_workers:run_fake", "test_workers:fake_class", workers=2) as found:
         infos = found.wait_ready()
         assert len(infos) == 2 and {info.numerics_class for info in infos} == {CLASS}
         yield found

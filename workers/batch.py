@@ -20,15 +20,17 @@ from configs.schema import Config
 from pipeline import convert as conversions
 from pipeline import engine as engines
 from pipeline.convert import Conversion
-from pipeline.errors import ConversionError, InputError, SunvisorError
+from pipeline.errors import ConversionError, SunvisorError
 from pipeline.file_report import FileReport
 from pipeline.prepare import Prepared, make_plan, refuse_output
 from reporting.conversion import report_conversion
-from workers.cluster import Cluster, connect
+from workers.cluster import connect
+from workers.elastic import Elastic
 from workers.events import Done, Event, Failed
 from workers.interrupts import Interrupts
 from workers.jobs import Job
 from workers.listeners import Listeners
+from workers.placement import shape_for, slots_for, store_bytes_for, worker_count
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay
 from workers.progress_lines import ProgressLines
@@ -36,8 +38,6 @@ from workers.span_worker import SpanTask
 
 RUN_SPAN = "pipeline.span_job:run_span"
 NUMERICS_CLASS = "pipeline.engine:numerics_class"
-RAY_UNITS = 10_000
-"""Ray books resources in ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,20 @@ def _run_on_ray(batch: _Batch, config: Config) -> None:
     """Start or join Ray, and convert everything there."""
     device = engines.resolve_device(config.device)
     gpus = torch.cuda.device_count() if device == "cuda" else 0
-    slots = max(config.workers.count, gpus * config.workers.per_gpu, 1)
-    with connect(config.workers.address, slots=slots, gpus=gpus) as cluster:
+    store_bytes = store_bytes_for(config, gpus)
+    with connect(config.workers.address, slots=slots_for(config, gpus), gpus=gpus, store_bytes=store_bytes) as cluster:
         batch.interrupts.install()
         batch.workers = worker_count(config, cluster, device)
-        cores = len(os.sched_getaffinity(0)) if cluster.local else int(cluster.cpus)
-        batch.threads = config.workers.threads or max(1, cores // batch.workers)
+        shape = shape_for(config, cluster, device, batch.workers, len(os.sched_getaffinity(0)))
+        batch.threads = shape.threads
+        grows = not cluster.local and not config.workers.count
         with SpanPool(
             cluster,
             RUN_SPAN,
             NUMERICS_CLASS,
             workers=batch.workers,
-            threads=batch.threads,
-            gpus_per_worker=gpu_share(batch.workers, cluster.gpus) if device == "cuda" else 0,
+            shape=shape,
+            elastic=Elastic(shape, config.workers.max) if grows else None,
             retries=config.workers.retries,
         ) as pool:
             batch.run(pool)
@@ -238,7 +239,7 @@ class _Batch:
 
     def _feed(self, pool: SpanPool) -> None:
         """Open files until the workers have enough to do."""
-        while sum(self._open_spans.values()) < 2 * self.workers and (self._opened or self.open_next()):
+        while sum(self._open_spans.values()) < 2 * max(self.workers, pool.size) and (self._opened or self.open_next()):
             self._submit(pool, *self._opened[0])
             self._opened.popleft()
 
@@ -323,36 +324,6 @@ class _Batch:
             self._progress.message(text)
             return ""
         return f"; log in {path}"
-
-
-def gpu_share(workers: int, gpus: float) -> float:
-    """What a worker books of a GPU: as little as lets all fit, rounded down to Ray's unit, so that they spread over all GPUs.
-
-    One worker a GPU or fewer book a whole one each: with less, Ray would put two on one GPU and leave another idle.
-    """
-    together = -(-workers // max(1, int(gpus)))
-    return RAY_UNITS // together / RAY_UNITS
-
-
-def worker_count(config: Config, cluster: Cluster, device: str) -> int:
-    """As asked for; else `workers.per_gpu` a GPU; else one for a local CPU, or one a core of a CPU cluster.
-
-    Raises InputError when more are asked for than our own Ray has places on GPUs: those would wait for ever. A cluster may grow.
-    """
-    asked = config.workers.count
-    places = max(1, int(cluster.gpus)) * config.workers.per_gpu
-    if asked and device == "cuda" and cluster.local and asked > places:
-        raise InputError(
-            f"workers.count={asked}: this machine has {int(cluster.gpus)} GPU(s) and workers.per_gpu={config.workers.per_gpu}, "
-            f"which makes {places} worker(s); legal: 0 to {places}, or more with a larger workers.per_gpu."
-        )
-    if asked:
-        return asked
-    if device == "cuda":
-        return places
-    if cluster.gpus:
-        return max(1, int(cluster.gpus))
-    return 1 if cluster.local else max(1, int(cluster.cpus))
 
 
 def _failure(job: Job, error: SunvisorError) -> FileReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -25,7 +26,7 @@ KNOCK_SECONDS = 10.0
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Frames never travel through Ray, only span descriptors and reports do; Ray's least is 75 MiB.
+# For span descriptors and reports; frames travel in the stream topology alone (workers/placement.py). Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 80 * 2**20
 
 # What every worker process gets. OpenMP threads that spin while they wait take the cores from decoding and encoding;
@@ -43,10 +44,13 @@ RAY_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that was given no GPU sees none
 }
 
-# Only for a Ray of our own. The second name is Ray's switch for desktops: it binds every port to 127.0.0.1.
+# Ray's switch for desktops: "0" binds every port to 127.0.0.1. A cluster that was started with it is joined with it.
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+# Only for a Ray of our own.
 LOCAL_ENV = {
     "RAY_AUTH_MODE": "token",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    LOOPBACK_SWITCH: "0",
     "RAY_ROTATION_MAX_BYTES": "10000000",
     "RAY_ROTATION_BACKUP_COUNT": "3",
 }
@@ -55,7 +59,10 @@ LOCAL_ENV = {
 # thread of the same process in between, and the last words of one that crashes are lost. They write next to nothing else.
 LOCAL_WORKER_RUNTIME = {"env_vars": {"RAY_ROTATION_MAX_BYTES": "0"}}
 
-# What a cluster's nodes need not get. Ray also leaves out what .gitignore names.
+# Where Ray tells a driver what its job was submitted with.
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+# What a cluster's nodes need not get. Ray also leaves out what .gitignore and .rayignore name.
 EXCLUDES = [
     ".git",
     ".ci",
@@ -70,6 +77,7 @@ EXCLUDES = [
     "bench",
     "bench_out",
     "demo_out",
+    "runs",
     "training",
     "evaluation",
     "tools",
@@ -91,6 +99,7 @@ class Cluster:
     local: True when connect() started it and will stop it
     session_dir: where a local Ray keeps its logs; None on somebody's cluster
     startup_seconds: from the call of connect() until Ray answered
+    nodes: resources of each living node of somebody's cluster; it may change later
     """
 
     address: str
@@ -99,6 +108,7 @@ class Cluster:
     cpus: float
     gpus: float
     startup_seconds: float
+    nodes: tuple[dict[str, float], ...] = ()
 
 
 def versions() -> dict[str, str]:
@@ -113,14 +123,16 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def connect(address: str | None = None, *, slots: int = 1, gpus: int = 0) -> Iterator[Cluster]:
+def connect(
+    address: str | None = None, *, slots: int = 1, gpus: int = 0, store_bytes: int = OBJECT_STORE_BYTES
+) -> Iterator[Cluster]:
     """Connect to Ray for the length of a with block; what was started is stopped however the block ends.
 
     address: None starts a Ray of our own on this machine, for which every port is on 127.0.0.1 and wants a token made for
         this run; "host:port" or "auto" joins a cluster, whose token, if it wants one, Ray reads from RAY_AUTH_TOKEN,
         RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
     slots: how many workers run at once on a Ray of our own. It books slots, not cores; ignored with an address.
-    gpus: how many GPUs a Ray of our own hands out; ignored with an address.
+    gpus: how many GPUs a Ray of our own hands out, store_bytes: how large its shared memory is; ignored with an address.
     Call it in the main thread: the kernel kills Ray's processes when the thread that started them ends.
     Raises InputError when the cluster cannot be reached or refuses us, ConversionError when our own Ray does not start.
     """
@@ -129,16 +141,16 @@ def connect(address: str | None = None, *, slots: int = 1, gpus: int = 0) -> Ite
             f"--address {address}: Ray Client addresses are not supported; give HOST:PORT of the head, or auto."
         )
     began = time.monotonic()
-    connection = _joined(address, began) if address is not None else _started(slots, gpus, began)
+    connection = _joined(address, began) if address is not None else _started(slots, gpus, store_bytes, began)
     with _environment(ray_of_our_own=address is None), connection as cluster:
         yield cluster
 
 
 @contextmanager
-def _started(slots: int, gpus: int, began: float) -> Iterator[Cluster]:
+def _started(slots: int, gpus: int, store_bytes: int, began: float) -> Iterator[Cluster]:
     """A Ray of our own, and the reaper in case that this process is killed."""
     with _own_folder() as folder, reaper(folder), _adjusted_ray(ray_of_our_own=True):
-        yield _start(slots, gpus, began, folder)
+        yield _start(slots, gpus, store_bytes, began, folder)
 
 
 @contextmanager
@@ -196,7 +208,8 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
 
     if ray.is_initialized():
         raise InputError("This process is already connected to Ray; end that connection (ray.shutdown()) first.")
-    ray_constants.ENABLE_RAY_CLUSTER = not ray_of_our_own
+    on_loopback = os.environ.get(LOOPBACK_SWITCH) == "0"
+    ray_constants.ENABLE_RAY_CLUSTER = not (ray_of_our_own or on_loopback)
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     # Ray prints its remarks on dead workers to stdout, log_to_driver or not. The pool reports them; stdout is for --json.
@@ -211,7 +224,7 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
         ray_utils.set_sigterm_handler = take_sigterm
 
 
-def _start(slots: int, gpus: int, began: float, folder: Path) -> Cluster:
+def _start(slots: int, gpus: int, store_bytes: int, began: float, folder: Path) -> Cluster:
     """Start a Ray of our own. Raises ConversionError when it does not come up."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
@@ -225,7 +238,7 @@ def _start(slots: int, gpus: int, began: float, folder: Path) -> Cluster:
             num_cpus=slots,
             num_gpus=gpus,
             include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=store_bytes,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
@@ -276,6 +289,7 @@ def _join(address: str, began: float) -> Cluster:
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         startup_seconds=time.monotonic() - began,
+        nodes=tuple(node["Resources"] for node in ray.nodes() if node["Alive"]),
     )
 
 
@@ -292,8 +306,15 @@ def _knock(address: str) -> None:
 
 
 def runtime_env() -> dict[str, Any]:
-    """What a cluster's workers run: this checkout's code (a few MiB) in their own Python, and our environment variables."""
-    return {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": dict(WORKER_ENV)}
+    """What a cluster's workers run: this checkout's code (a few MiB) in their own Python, and our environment variables.
+
+    Inside a job that `ray job submit` started, the job's own working folder and variables stand, and only what it lacks is added: Ray
+    refuses a driver that names again what its job has named.
+    """
+    job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+    taken = job.get("env_vars") or {}
+    ours: dict[str, Any] = {"env_vars": {name: value for name, value in WORKER_ENV.items() if name not in taken}}
+    return ours if "working_dir" in job else ours | {"working_dir": str(ROOT), "excludes": EXCLUDES}
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,48 +7,39 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from pipeline.errors import ConversionError
-from workers.cluster import LOCAL_WORKER_RUNTIME, Cluster, versions
+from workers.actors import ActorMaker
+from workers.cluster import Cluster, versions
+from workers.crew import Crew, Worker
+from workers.elastic import Elastic
 from workers.events import Done, Event, Failed, Progress, Retrying
-from workers.span_worker import SpanError, SpanOutcome, SpanTask, SpanWorker, WorkerInfo
+from workers.placement import Shape
+from workers.span_worker import SpanError, SpanOutcome, SpanTask, WorkerInfo
 
 TICK_SECONDS = 0.05
 PROGRESS_SECONDS = 0.5
 ABORT_GRACE_SECONDS = 1.0
-RESTART_PAUSE_SECONDS = 0.5
+START_SECONDS = 180.0
+CLUSTER_START_SECONDS = 900.0
+"""How long a pool waits for its first worker; on a cluster a node may have to be bought first."""
+ONE_CPU = Shape("fused", 1, ({"CPU": 1.0},))
 LOG_TAIL_BYTES = 4000
 
 
-@dataclass
-class _Worker:
-    """The pool's view of one actor: it says hello (info is None until then), is idle, or runs one task."""
-
-    actor: Any
-    info: WorkerInfo | None = None
-    task: SpanTask | None = None
-    ref: Any = None
-    asked: Any = None
-    failed_starts: int = 0
-    retry_at: float = 0.0
-    lost: bool = False
-    trouble: str = ""
-    began: float = field(default_factory=time.monotonic)
-
-
 class SpanPool:
-    """A fixed number of SpanWorkers and the queue in front of them. Use it as a context manager inside workers.cluster.connect().
+    """SpanWorkers and the queue in front of them. Use it as a context manager inside workers.cluster.connect().
 
     entry, numerics: see SpanWorker
-    workers: how many actors; threads: of torch and codec in each
-    gpus_per_worker: what a worker books of a GPU, 1 or a part, 0 on CPUs; on a cluster a worker books `threads` CPUs as well
-    retries: how many attempts a span gets in all before it is quarantined
-    start_seconds: how long a worker may take until it says hello
-    A worker runs one span at a time, spans begin in the order of submit(). A thread of the pool's own hands them out, so
-    workers never wait for the caller. Workers start in the constructor: prepare plans while they import.
+    workers: how many to begin with; shape: what each is made of
+    elastic: asked every few seconds how many there shall be; None = always as many
+    retries: how many attempts a span gets in all before it is quarantined, and a worker in a row to start
+    start_seconds: how long the pool may be without any worker before it gives up
+    A worker that dies, or whose node does, is started anew wherever there is room; while there is none it waits, and the others go on.
+    A worker runs one span at a time, spans begin in the order of submit(). A thread of the pool's own hands them out, so workers never
+    wait for the caller. Workers start in the constructor: prepare plans while they import.
     """
 
     def __init__(
@@ -58,17 +49,16 @@ class SpanPool:
         numerics: str,
         *,
         workers: int,
-        threads: int = 1,
-        gpus_per_worker: float = 0,
+        shape: Shape = ONE_CPU,
+        elastic: Elastic | None = None,
         retries: int = 3,
-        start_seconds: float = 180.0,
+        start_seconds: float | None = None,
     ) -> None:
         import ray
 
         self._ray = ray
         self._session_dir = cluster.session_dir
         self._retries = retries
-        self._start_seconds = start_seconds
         self._lock = threading.Lock()
         self._pending: deque[SpanTask] = deque()
         self._unstarted: list[SpanTask] = []
@@ -78,15 +68,14 @@ class SpanPool:
         self._draining = threading.Event()
         self._aborting = threading.Event()
         self._crash: Exception | None = None
-        self._losses: dict[str, None] = {}
         self._next_progress = 0.0
-        actor = ray.remote(concurrency_groups={"control": 1})(SpanWorker)
-        options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "num_gpus": gpus_per_worker}
-        options["num_cpus"] = 1 if cluster.local else threads
-        options |= {"runtime_env": LOCAL_WORKER_RUNTIME} if cluster.local else {}
-        self._workers = [_Worker(actor.options(**options).remote(entry, numerics, threads)) for _ in range(workers)]
-        for worker in self._workers:
-            worker.ref = worker.actor.hello.remote()
+        self._crew = Crew(
+            ActorMaker(shape, entry, numerics, local=cluster.local),
+            workers,
+            elastic=elastic,
+            retries=retries,
+            start_seconds=start_seconds or (START_SECONDS if cluster.local else CLUSTER_START_SECONDS),
+        )
         self._thread = threading.Thread(target=self._serve, name="span-pool", daemon=True)
         self._thread.start()
 
@@ -100,9 +89,9 @@ class SpanPool:
 
     def wait_ready(self) -> list[WorkerInfo]:
         """Wait until every worker has said hello or is lost. Raises ConversionError when none is left."""
-        while any(worker.info is None and not worker.lost for worker in self._workers) and self._thread.is_alive():
+        while any(worker.info is None and not worker.lost for worker in self._crew.workers) and self._thread.is_alive():
             time.sleep(TICK_SECONDS)
-        infos = [worker.info for worker in self._workers if worker.info is not None]
+        infos = [worker.info for worker in self._crew.workers if worker.info is not None]
         if not infos:
             raise ConversionError(
                 f"The span pool stopped: {self._crash}" if self._crash else self._no_workers().message
@@ -135,13 +124,18 @@ class SpanPool:
                 continue
             yield event
 
+    @property
+    def size(self) -> int:
+        """How many workers there are or are being started."""
+        return sum(not worker.lost for worker in self._crew.workers)
+
     def running(self) -> int:
         """How many spans are being converted now."""
-        return sum(worker.task is not None for worker in self._workers)
+        return sum(worker.task is not None for worker in self._crew.workers)
 
     def alive(self) -> int:
         """How many workers have said hello and were not lost since. May be called from any thread."""
-        return sum(worker.info is not None and not worker.lost for worker in self._workers)
+        return sum(worker.info is not None and not worker.lost for worker in self._crew.workers)
 
     def unstarted(self) -> list[SpanTask]:
         """After drain() or abort(): the spans that were not begun, or not finished when aborted, in order."""
@@ -168,6 +162,7 @@ class SpanPool:
     def _serve(self) -> None:
         try:
             while not self._aborting.is_set():
+                self._crew.tend(self._open)
                 self._collect()
                 self._hand_out()
                 self._watch()
@@ -177,7 +172,7 @@ class SpanPool:
 
     def _collect(self) -> None:
         """Wait a tick for answers and take in each."""
-        waiting = {worker.ref: worker for worker in self._workers if worker.ref is not None}
+        waiting = {worker.ref: worker for worker in self._crew.workers if worker.ref is not None}
         if not waiting:
             self._aborting.wait(TICK_SECONDS)
             return
@@ -198,18 +193,18 @@ class SpanPool:
             else:
                 self._take_outcome(worker, answer)
 
-    def _take_hello(self, worker: _Worker, info: WorkerInfo) -> None:
+    def _take_hello(self, worker: Worker, info: WorkerInfo) -> None:
         ours, theirs = versions(), info.versions
         wrong = [f"{name} {theirs.get(name)} (here {ours[name]})" for name in ours if theirs.get(name) != ours[name]]
         if wrong:
-            self._lose(
+            self._crew.lose(
                 worker,
                 f"Worker host {info.host} has other versions: {', '.join(wrong)}; install requirements.lock there.",
             )
             return
         worker.info, worker.failed_starts, worker.trouble = info, 0, ""
 
-    def _take_outcome(self, worker: _Worker, outcome: SpanOutcome) -> None:
+    def _take_outcome(self, worker: Worker, outcome: SpanOutcome) -> None:
         task, worker.task = worker.task, None
         assert task is not None
         if outcome.error is not None:
@@ -219,30 +214,25 @@ class SpanPool:
         else:
             self._history.pop(task, None)
             self._close(task, Done(task, outcome.result, outcome.seconds))
+        if outcome.worn:
+            self._crew.renew(worker, outcome.error.message if outcome.error is not None else "it was stopped")
 
-    def _take_task_error(self, worker: _Worker, error: Exception) -> None:
+    def _take_task_error(self, worker: Worker, error: Exception) -> None:
         """hello() raised, or the entry's answer could not be sent; the process itself lives on."""
         task, worker.task = worker.task, None
-        if task is not None:
-            self._take_error(
-                task, SpanError("RayTaskError", _reason(error), str(error), user_error=False, retry=True), str(error)
-            )
+        if task is None:
+            self._crew.renew(worker, str(error).strip().splitlines()[-1])
             return
-        worker.failed_starts += 1
-        worker.retry_at = time.monotonic() + RESTART_PAUSE_SECONDS
-        if worker.failed_starts >= self._retries:
-            self._lose(worker, f"A worker could not start: {str(error).strip().splitlines()[-1]}")
+        self._take_error(
+            task, SpanError("RayTaskError", _reason(error), str(error), user_error=False, retry=True), str(error)
+        )
 
-    def _take_death(self, worker: _Worker, reason: str) -> None:
-        """A worker's process is gone: charge the span it ran, let Ray restart the process, say hello again.
-
-        While Ray restarts it, each hello() fails at once: how often says nothing, only start_seconds ends the trying."""
+    def _take_death(self, worker: Worker, reason: str) -> None:
+        """A worker's process or node is gone, or does not answer any more: charge the span it ran, and have another one."""
         task, worker.task = worker.task, None
-        info, worker.info, worker.asked = worker.info, None, None
-        worker.retry_at = time.monotonic() + RESTART_PAUSE_SECONDS
-        worker.trouble = reason
+        info = worker.info
+        self._crew.renew(worker, reason)
         if task is not None:
-            worker.began = time.monotonic()
             where = f"process {info.pid} on {info.host}" if info else "process"
             message = f"The worker ({where}) died while it converted span {task.span} of {task.workdir}: {reason}"
             died = SpanError("WorkerDied", message, "", user_error=False, retry=True)
@@ -274,29 +264,15 @@ class SpanPool:
             if event is None:
                 self._unstarted.append(task)
 
-    def _lose(self, worker: _Worker, reason: str) -> None:
-        """Give a worker up for good; the others go on."""
-        worker.lost, worker.ref = True, None
-        self._losses[reason] = None
-        self._ray.kill(worker.actor, no_restart=True)
-
     def _no_workers(self) -> SpanError:
-        return SpanError("NoWorkers", "No worker is left. " + " ".join(self._losses), "", user_error=False, retry=False)
+        return SpanError(
+            "NoWorkers", "No worker is left. " + " ".join(self._crew.losses), "", user_error=False, retry=False
+        )
 
     def _hand_out(self) -> None:
-        """Say hello to restarted workers, give idle ones the first pending span of their numerics class."""
-        now = time.monotonic()
-        for worker in self._workers:
-            if worker.lost:
-                continue
-            if worker.info is None:
-                if now - worker.began > self._start_seconds:
-                    self._lose(
-                        worker, f"A worker did not start within {self._start_seconds:.0f} s. {worker.trouble}".strip()
-                    )
-                elif worker.ref is None and now >= worker.retry_at:
-                    worker.ref = worker.actor.hello.remote()
-            if worker.info is None or worker.ref is not None:
+        """Give idle workers the first pending span of their numerics class."""
+        for worker in self._crew.workers:
+            if worker.lost or worker.info is None or worker.ref is not None:
                 continue
             with self._lock:
                 task = next((one for one in self._pending if one.numerics_class == worker.info.numerics_class), None)
@@ -304,16 +280,18 @@ class SpanPool:
                     self._pending.remove(task)
             if task is not None:
                 worker.task = task
-                worker.ref = worker.actor.run.remote(task)
+                assert worker.started is not None
+                worker.ref = worker.started.actor.run.remote(task)
                 self._events.put(Progress(task, 0, f"{worker.info.host}:{worker.info.pid}"))
         self._refuse_homeless()
 
     def _refuse_homeless(self) -> None:
-        """Fail the pending spans that no worker can run, once it is known what the workers are."""
-        alive = [worker for worker in self._workers if not worker.lost]
-        if any(worker.info is None for worker in alive):
-            return
+        """Fail the pending spans that no worker can run, once it is known what the workers are; where some work, late ones are not
+        waited for."""
+        alive = [worker for worker in self._crew.workers if not worker.lost]
         classes = {worker.info.numerics_class for worker in alive if worker.info is not None}
+        if any(worker.info is None and not (classes and self._crew.is_late(worker)) for worker in alive):
+            return
         with self._lock:
             homeless = [task for task in self._pending if task.numerics_class not in classes]
             for task in homeless:
@@ -332,7 +310,7 @@ class SpanPool:
     def _watch(self) -> None:
         """Ask the busy workers now and then how far they are; report what has been answered."""
         now = time.monotonic()
-        for worker in self._workers:
+        for worker in self._crew.workers:
             if worker.asked is not None and self._ray.wait([worker.asked], timeout=0)[0]:
                 asked, worker.asked = worker.asked, None
                 try:
@@ -344,19 +322,18 @@ class SpanPool:
         if now < self._next_progress:
             return
         self._next_progress = now + PROGRESS_SECONDS
-        for worker in self._workers:
-            if worker.task is not None and worker.asked is None:
-                worker.asked = worker.actor.frames_done.options(concurrency_group="control").remote()
+        for worker in self._crew.workers:
+            if worker.task is not None and worker.asked is None and worker.started is not None:
+                worker.asked = worker.started.actor.frames_done.options(concurrency_group="control").remote()
 
     def _kill_all(self) -> None:
-        busy = [worker for worker in self._workers if worker.task is not None]
+        busy = [worker for worker in self._crew.workers if worker.task is not None and worker.started is not None]
         for worker in busy:
-            worker.actor.stop.options(concurrency_group="control").remote()
+            worker.started.actor.stop.options(concurrency_group="control").remote()
         if busy:
             self._ray.wait([worker.ref for worker in busy], num_returns=len(busy), timeout=ABORT_GRACE_SECONDS)
-        for worker in self._workers:
-            if not worker.lost:
-                self._ray.kill(worker.actor, no_restart=True)
+        self._crew.end()
+        for worker in self._crew.workers:
             if worker.task is not None:
                 self._close(worker.task, None)
                 worker.task = None

@@ -61,12 +61,16 @@ class SpanError:
 
 @dataclass(frozen=True)
 class SpanOutcome:
-    """What came of one attempt at a span: a result, an error, or stopped is True because stop() was called meanwhile."""
+    """What came of one attempt at a span: a result, an error, or stopped is True because stop() was called meanwhile.
+
+    worn: the worker can do no other span; the pool makes another in its place
+    """
 
     result: dict[str, Any] | None
     error: SpanError | None
     stopped: bool
     seconds: float
+    worn: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,31 @@ class WorkerInfo:
     warm_up_seconds: float
 
 
+class PartFailed(Exception):
+    """Another process that had a part in the span failed; error says why."""
+
+    def __init__(self, error: SpanError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def who_is_here(numerics_class: str, began: float) -> WorkerInfo:
+    """This process as a WorkerInfo. began: time.monotonic() when it began to warm up."""
+    import ray
+
+    from workers.cluster import versions
+
+    return WorkerInfo(
+        host=socket.gethostname(),
+        node_id=ray.get_runtime_context().get_node_id(),
+        pid=os.getpid(),
+        numerics_class=numerics_class,
+        versions=versions(),
+        gpu_ids=tuple(map(str, ray.get_gpu_ids())),
+        warm_up_seconds=time.monotonic() - began,
+    )
+
+
 def load_entry(entry: str) -> Callable[..., Any]:
     """The function that "package.module:function" names. Raises ValueError for any other spelling."""
     module, colon, name = entry.partition(":")
@@ -98,7 +127,9 @@ def load_entry(entry: str) -> Callable[..., Any]:
 
 def describe_error(error: BaseException) -> SpanError:
     """Turn an exception into a SpanError: InputError and ConversionError are final unless they carry transient = True,
-    a full disk and its like are final, anything else may be tried again."""
+    a full disk and its like are final, anything else may be tried again; a PartFailed is what it carries."""
+    if isinstance(error, PartFailed):
+        return error.error
     if isinstance(error, SunvisorError):
         retry = bool(getattr(error, "transient", False))
     elif isinstance(error, OSError):
@@ -123,7 +154,7 @@ class SpanWorker:
     """
 
     def __init__(self, entry: str, numerics: str, threads: int) -> None:
-        # Nothing that can fail or take long: an actor whose constructor dies is restarted for ever.
+        # Nothing that can fail or take long: hello() says better what went wrong.
         self._entry = entry
         self._numerics = numerics
         self._threads = threads
@@ -133,35 +164,18 @@ class SpanWorker:
     def hello(self) -> WorkerInfo:
         """Do the heavy imports and say who this is. Raises whatever the imports raise."""
         began = time.monotonic()
-        import ray
         import torch
-
-        from workers.cluster import versions
 
         torch.set_num_threads(self._threads)
         load_entry(self._entry)
-        numerics_class = load_entry(self._numerics)()
-        context = ray.get_runtime_context()
-        return WorkerInfo(
-            host=socket.gethostname(),
-            node_id=context.get_node_id(),
-            pid=os.getpid(),
-            numerics_class=numerics_class,
-            versions=versions(),
-            gpu_ids=tuple(map(str, ray.get_gpu_ids())),
-            warm_up_seconds=time.monotonic() - began,
-        )
+        return who_is_here(load_entry(self._numerics)(), began)
 
     def run(self, task: SpanTask) -> SpanOutcome:
         """Convert one span. Every exception of the entry comes back as a value."""
         began = time.monotonic()
         self._progress = (task.key, 0)
         try:
-            if not Path(task.workdir).is_dir():
-                raise InputError(
-                    f"{task.workdir}: worker host {socket.gethostname()} does not see this folder; on a cluster the sources "
-                    "and the output must be on storage that every node mounts under the same path."
-                )
+            self._check_folder(task)
             result = load_entry(self._entry)(
                 task.workdir,
                 task.track,
@@ -186,3 +200,10 @@ class SpanWorker:
     def _count_frames(self, frames: int) -> None:
         """What the entry calls with the number of the span's owned frames finished so far."""
         self._progress = (self._progress[0], frames)
+
+    def _check_folder(self, task: SpanTask) -> None:
+        if not Path(task.workdir).is_dir():
+            raise InputError(
+                f"{task.workdir}: worker host {socket.gethostname()} does not see this folder; on a cluster the sources "
+                "and the output must be on storage that every node mounts under the same path."
+            )
