@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -48,14 +48,18 @@ class Finished:
 
 def extra_paths(prepared: Prepared) -> dict[str, list[Path]]:
     """What is asked for -> its files: one a converted track, or one for all."""
-    output, tracks = prepared.output, range(len(prepared.plan.tracks))
+    return extra_files(prepared.output, len(prepared.plan.tracks), prepared.plan.extras)
+
+
+def extra_files(output: Path, tracks: int, extras: Collection[str]) -> dict[str, list[Path]]:
+    """The same by the output's name and the number of converted tracks. extras: names of what is asked for"""
     paths = {
-        "mask": [mask_path(output, number) for number in tracks],
-        "hdr10plus": [json_path(output, number) for number in tracks],
+        "mask": [mask_path(output, number) for number in range(tracks)],
+        "hdr10plus": [json_path(output, number) for number in range(tracks)],
         "evidence": [manifest_path(output)],
         "report": [output.with_name(output.stem + REPORT_SUFFIX)],
     }
-    return {name: files for name, files in paths.items() if name in prepared.plan.extras}
+    return {name: files for name, files in paths.items() if name in extras}
 
 
 def write_extras(finished: Finished) -> None:

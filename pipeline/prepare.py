@@ -18,7 +18,7 @@ from pipeline.encoder_choice import EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex, build_index
-from pipeline.ledger import Ledger, WorkLock, files_of
+from pipeline.ledger import Ledger, files_of
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -63,6 +63,31 @@ class Prepared:
         return work_folder(self.output)
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What is decided once for all files of a batch: the arithmetic of the machine that asks, the encoder, and the checkpoint.
+
+    Whoever plans a file is told it, so that files may be planned on other machines than those that convert.
+    """
+
+    device: str
+    numerics_class: str
+    encoder: EncoderChoice
+    precision: str
+    model_sha256: str
+    model_restores_highlights: bool
+
+
+def this_machine(config: Config) -> Machine:
+    """What this machine decides for these settings. Raises InputError for a device, model, precision or encoder that it has not."""
+    device = engines.resolve_device(config.device)
+    _, model = _load_model(config.model, device)
+    precision = _choose_precision(config.precision, device, model)
+    encoder = resolve_encoder(config.output, device)
+    spec = model.spec
+    return Machine(device, engines.numerics_class(device), encoder, precision, spec.sha256, spec.restores_highlights)
+
+
 def work_folder(output: Path) -> Path:
     """OUTPUT.mp4 -> OUTPUT.mp4.work"""
     return output.with_name(output.name + ".work")
@@ -100,17 +125,19 @@ def check_output(source: Path, output: Path) -> None:
         ) from error
 
 
-def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ...] = ()) -> Prepared:
+def make_plan(
+    source: Path, output: Path, config: Config, frames: tuple[Path, ...] = (), machine: Machine | None = None
+) -> Prepared:
     """Probe and index the source and resolve every `auto`. Writes nothing.
 
+    machine: what will convert it (default: this machine)
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
     info = probe(source)
     streams = _chosen_streams(info, config)
-    device = engines.resolve_device(config.device)
+    machine = machine or this_machine(config)
+    device, encoder, precision = machine.device, machine.encoder, machine.precision
     model_path, model = _load_model(config.model, device)
-    precision = _choose_precision(config.precision, device, model)
-    encoder = resolve_encoder(config.output, device)
     warnings: list[str] = []
     if not model.spec.restores_highlights:
         warnings.append(
@@ -160,12 +187,12 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
         model_restores_highlights=model.spec.restores_highlights,
         device=device,
         precision=precision,
-        numerics_class=engines.numerics_class(device),
+        numerics_class=machine.numerics_class,
         stages=_active_stages(config, tracks),
         strict=config.input.strict,
         out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits),
         encoder=encoder,
-        settings_hash=_settings_hash(config, precision, device, encoder),
+        settings_hash=planned_settings_hash(config, machine),
         tracks=tuple(tracks),
         warnings=tuple(warnings),
         decoder=config.input.decoder,
@@ -180,42 +207,43 @@ def make_plan(source: Path, output: Path, config: Config, frames: tuple[Path, ..
     )
 
 
-def open_work(prepared: Prepared, lock: WorkLock | None = None) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
-    """Lock the work folder, write plan and indices, and find what is done already.
+def save_indices(prepared: Prepared) -> None:
+    """Write the indices of all tracks and of what neighbours lend into the work folder, where workers look for them."""
+    for number, index in enumerate(prepared.indices):
+        index.save(prepared.workdir / index_name(number))
+    for number, neighbours in enumerate(prepared.lent):
+        for side, index in neighbours.items():
+            index.save(prepared.workdir / lent_name(number, side))
 
-    lock: of that folder, where the caller has it already
-    Returns the lock and the ledger lines of finished spans by (track, span). Span files of other plans are removed.
+
+def span_keys(prepared: Prepared) -> dict[tuple[int, int], str]:
+    """(track, span) -> the key that its ledger line carries."""
+    return {
+        (number, span.number): span_key(prepared.plan, track, span, prepared.indices[number])
+        for number, track in enumerate(prepared.plan.tracks)
+        for span in track.spans
+    }
+
+
+def open_work(prepared: Prepared, keys: dict[tuple[int, int], str]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Write the plan unless it is there, remove what is of no use, and return the ledger lines of finished spans.
+
+    The caller holds the folder's lock, and the indices are in it. keys: see `span_keys`
     """
     folder = prepared.workdir
-    held = lock or WorkLock(folder)
-    try:
-        return held, _refresh_work(prepared, folder)
-    except BaseException:
-        if lock is None:
-            held.release()
-        raise
-
-
-def _refresh_work(prepared: Prepared, folder: Path) -> dict[tuple[int, int], dict]:
-    """Write plan and indices unless they are there, remove what is of no use, and return the lines of finished spans."""
     text = prepared.plan.to_json()
     path = folder / PLAN_NAME
     if not path.exists() or path.read_text() != text:
-        for number, index in enumerate(prepared.indices):
-            index.save(folder / index_name(number))
-        for number, neighbours in enumerate(prepared.lent):
-            for side, index in neighbours.items():
-                index.save(folder / lent_name(number, side))
         partial = path.with_suffix(".part")
         partial.write_text(text)
         partial.replace(path)
     finished = Ledger(folder).finished()
-    done = {}
-    for number, track in enumerate(prepared.plan.tracks):
-        for span in track.spans:
-            line = finished.get(span_key(prepared.plan, track, span, prepared.indices[number]))
-            if line is not None and kinds_beside(prepared.plan.extras) <= line.get("beside", {}).keys():
-                done[number, span.number] = line
+    wanted = kinds_beside(prepared.plan.extras)
+    done = {
+        place: finished[key]
+        for place, key in keys.items()
+        if key in finished and wanted <= finished[key].get("beside", {}).keys()
+    }
     keep = {name for line in done.values() for name in files_of(line)}
     for stray in [*folder.glob("span_*"), *folder.glob(".span_*"), *folder.glob("final.*")]:
         if stray.name not in keep:
@@ -309,12 +337,14 @@ def rate_asked(config: Config) -> Fraction | None:
     return rate
 
 
-def _settings_hash(config: Config, precision: str, device: str, encoder: EncoderChoice) -> str:
+def planned_settings_hash(config: Config, machine: Machine) -> str:
+    """Hash (hex) of the result settings, with every `auto` resolved that is not a file's own."""
+    encoder = machine.encoder
     settings = result_settings(config)
     settings |= {
         "model": None,
-        "precision": precision,
-        "device": device,
+        "precision": machine.precision,
+        "device": machine.device,
         "encoder": [encoder.encoder, encoder.crf, encoder.preset],
     }
     settings["encoder"].append(sorted(encoder.options.items()))
