@@ -20,8 +20,9 @@ from pipeline.hdr10 import ContentLight, MasteringDisplay
 from pipeline.index import VideoIndex
 from pipeline.ledger import LEDGER_NAME, Ledger, WorkLock
 from pipeline.light import LightLevels
+from pipeline.places import work_folder
 from pipeline.planning import Asked, Planned, plan_file, stamp_of
-from pipeline.prepare import check_output, open_work, work_folder
+from pipeline.prepare import check_output, open_work
 from pipeline.sequence import Run
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import index_name, no_space_named, run_span

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.extras import extra_files
 from pipeline.file_report import FileReport
 from pipeline.fingerprint import QUICK_KEY, Fingerprint, fingerprint
+from pipeline.places import work_folder
 from pipeline.prepare import (
     Machine,
     Prepared,
@@ -25,7 +26,6 @@ from pipeline.prepare import (
     save_indices,
     span_keys,
     this_machine,
-    work_folder,
 )
 from pipeline.sequence import Run, wrap
 from pipeline.span_job import no_space_named

@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex, build_index
 from pipeline.ledger import Ledger, files_of
+from pipeline.places import CONTAINERS, work_folder
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -32,7 +33,6 @@ from pipeline.span_job import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
 AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base", "tiny", "small", "neutral")}
 """Device -> what `model=auto` means there: the first of these that is shipped. `tiny` before `small`: of the two that are shipped now it
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
@@ -86,11 +86,6 @@ def this_machine(config: Config) -> Machine:
     encoder = resolve_encoder(config.output, device)
     spec = model.spec
     return Machine(device, engines.numerics_class(device), encoder, precision, spec.sha256, spec.restores_highlights)
-
-
-def work_folder(output: Path) -> Path:
-    """OUTPUT.mp4 -> OUTPUT.mp4.work"""
-    return output.with_name(output.name + ".work")
 
 
 def choose_container(output: Path, wanted: str) -> str:

@@ -47,6 +47,7 @@ RAY_ENV = {
 LOCAL_ENV = {
     "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # processes that plan and join keep what they imported
 }
 
 # What a cluster's nodes need not get. Ray also leaves out what .gitignore names.

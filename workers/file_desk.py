@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workers.cluster import ROOT, Cluster
-from workers.file_work import Answer, answer
+from workers.file_process import Answer, answer
 from workers.span_worker import SpanError
 
 LAST_WORDS = 4000
@@ -122,7 +121,7 @@ class _Child:
     def __init__(self, entry: str, argument: object) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workers.file_work"],
+            [sys.executable, "-c", "from workers.file_process import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
