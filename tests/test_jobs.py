@@ -103,7 +103,7 @@ def test_a_list_names_files_folders_and_globs_from_where_it_lies(card: Path, tmp
         other / "z.mp4": "deep/z.mp4",
         other.parent / "y.mp4": "y.mp4",
     }
-    words.write_text("day 2\n*.mp4\n")
+    words.write_text("day 2\na*.mp4\n")
     jobs, _ = find_jobs([f"@{words}"], tmp_path / "out")
     assert sorted(job.output.name for job in jobs) == ["a.mp4", "b.mp4", "c.mp4"]
     words.write_text("a.mp4\n")
