@@ -22,7 +22,7 @@ from pipeline.ledger import LEDGER_NAME, Ledger, WorkLock
 from pipeline.light import LightLevels
 from pipeline.places import work_folder
 from pipeline.planning import Asked, Planned, plan_file, stamp_of
-from pipeline.prepare import check_output, open_work
+from pipeline.prepare import check_output, check_space, open_work
 from pipeline.sequence import Run
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import index_name, no_space_named, run_span
@@ -287,21 +287,28 @@ def take_lock(source: Path, output: Path) -> WorkLock:
 
 
 def opened(found: Planned | FileReport, lock: WorkLock) -> Conversion | FileReport:
-    """What planning found -> a conversion to go on with, or the report of an output that is there already."""
+    """What planning found -> a conversion to go on with, or the report of an output that is there already.
+
+    Raises InputError when the disk has too little room.
+    """
     if isinstance(found, FileReport):
         lock.remove_folder()  # an earlier run may have been stopped just after it had published
         return found
+    check_space(found.prepared)
     with no_space_named(found.prepared.workdir):
         return Conversion(found, lock, open_work(found.prepared, found.keys))
 
 
 def let_go(lock: WorkLock, output: Path) -> None:
     """Planning came to nothing: remove the work folder, unless an earlier run's spans or logs are in there."""
-    names = {path.name for path in work_folder(output).iterdir()}
-    if LEDGER_NAME in names or any(name.endswith(".log") for name in names):
+    try:
+        names = {path.name for path in work_folder(output).iterdir()}
+        if LEDGER_NAME not in names and not any(name.endswith(".log") for name in names):
+            lock.remove_folder()
+    except OSError:
+        pass  # what is left in it does no harm, and why planning failed matters more
+    finally:
         lock.release()
-    else:
-        lock.remove_folder()
 
 
 def convert(

@@ -20,7 +20,6 @@ from pipeline.places import work_folder
 from pipeline.prepare import (
     Machine,
     Prepared,
-    check_space,
     make_plan,
     rate_asked,
     save_indices,
@@ -99,7 +98,6 @@ def plan_file(asked: Asked) -> Planned | FileReport:
             raise InputError(
                 f"{asked.output}: there is a file already, made from another source or with other settings; --overwrite replaces it."
             )
-    check_space(prepared)
     with no_space_named(prepared.workdir):
         save_indices(prepared)
     trusted = quick if prepared.plan.model_sha256 == machine.model_sha256 else None

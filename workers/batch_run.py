@@ -308,7 +308,7 @@ class BatchRun:
                 let_go(lock, file.job.output)
         except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
             conversion = self._failures.report_of(file.job, error)
-            lock.release()
+            let_go(lock, file.job.output)
         if isinstance(conversion, FileReport):
             self._schedule.drop(name)
             self._skip(file, conversion)
