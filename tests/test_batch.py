@@ -227,6 +227,13 @@ def test_after_max_hours_nothing_begins_and_the_same_command_goes_on(
     assert (again.code, again.left()) == (0, ["0.mp4", "1.mp4", "2.mp4"])
 
 
+def test_no_time_at_all_begins_nothing(tmp_path: Path) -> None:
+    batch = Batch(tmp_path, Options(max_seconds=0.0))
+    assert batch.go([make_source(tmp_path / "in" / "a.mp4", [10])]) == {"a.mp4": "interrupted"}
+    assert (batch.code, batch.run.workers, batch.left()) == (3, 0, [])
+    assert batch.reports["a.mp4"].error == "the time allowed by --max-hours is over; not begun"
+
+
 def test_watching_takes_files_as_they_come_and_a_mended_one_again(tmp_path: Path) -> None:
     first, bad = make_source(tmp_path / "in" / "a.mp4", [10]), make_source(tmp_path / "in" / "b.mp4", [], plan="input")
     turns: list[int] = []

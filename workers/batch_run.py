@@ -13,10 +13,10 @@ from typing import Any
 from configs.schema import Config
 from pipeline.convert import Conversion, let_go, opened, take_lock
 from pipeline.file_report import FileReport
-from pipeline.ledger import WorkLock
 from pipeline.planning import Asked
 from pipeline.prepare import Machine
 from workers.area import Area
+from workers.batch_file import EXIT_TIME_OVER, BatchFile
 from workers.events import Done, Event, Failed
 from workers.failures import Failures
 from workers.file_desk import Ended, FileDesk
@@ -32,10 +32,6 @@ TICK_SECONDS = 0.05
 STATUS_SECONDS = 1.0
 ALONE_SECONDS = 6.0
 """How long Ray waits to be started until it is known whether the only file needs it."""
-EXIT_TIME_OVER = 3
-"""Stopped as asked by --max-hours; the same command goes on."""
-STOPPED_BY_USER = "the same command goes on from here"
-STOPPED_BY_TIME = "the time allowed by --max-hours is over; the same command goes on from here"
 
 
 @dataclass(frozen=True)
@@ -50,23 +46,6 @@ class Options:
     paranoid: bool = False
     max_seconds: float | None = None
     watch: Callable[[], list[Job]] | None = None
-
-
-@dataclass
-class _File:
-    """One file on its way. lock: held from before it is planned; left: spans that have not ended; failed: its report once a span was given up
-
-    again: it came anew meanwhile (--watch), and is taken once it is over
-    """
-
-    job: Job
-    size: int
-    lock: WorkLock | None = None
-    conversion: Conversion | None = None
-    left: int = 0
-    failed: FileReport | None = None
-    report: FileReport | None = None
-    again: Job | None = None
 
 
 class BatchRun:
@@ -90,9 +69,9 @@ class BatchRun:
         self._pool: SpanPool | None = None
         self._schedule = Schedule(ahead=1, lookers=1)
         self._joiners = 1
-        self._files: dict[str, _File] = {}
-        self._folders: dict[str, _File] = {}
-        self._to_join: deque[_File] = deque()
+        self._files: dict[str, BatchFile] = {}
+        self._folders: dict[str, BatchFile] = {}
+        self._to_join: deque[BatchFile] = deque()
         self._in_flight: dict[SpanTask, None] = {}
         self._paused = False
         self._next_status = 0.0
@@ -108,10 +87,9 @@ class BatchRun:
             if known is not None and known.report is None:
                 known.again = job
                 continue
-            self._files[name] = _File(job, job.source_bytes)
+            self._files[name] = BatchFile(job, job.source_bytes)
             self._schedule.add(name, job.source_bytes)
-            if known is None:
-                self._progress.add_file(job.source_bytes)
+            self._progress.add_file(job.source_bytes)
 
     def begin(self) -> bool:
         """Have the first file looked at, which goes on while Ray is started. False when there is nothing to do for Ray.
@@ -154,7 +132,8 @@ class BatchRun:
 
     def reports(self) -> list[FileReport]:
         """What became of each file, in the order in which they came; what has no report yet was interrupted."""
-        return [file.report or self._interrupted(file) for file in self._files.values()]
+        by_time = self._time_is_over and not self.interrupts.draining
+        return [file.report or file.interrupted(by_time) for file in self._files.values()]
 
     def exit_code(self, reports: list[FileReport]) -> int:
         """What stopped it, when something was left; else 1 when something failed, else 2 when something was refused, else 0."""
@@ -295,7 +274,7 @@ class BatchRun:
 
     # --- what came ------------------------------------------------------------------------------------------------------
 
-    def _take_plan(self, file: _File, ended: Ended) -> None:
+    def _take_plan(self, file: BatchFile, ended: Ended) -> None:
         """A file was looked at: its spans are ready, or it needs none, or it is refused."""
         name, lock = str(file.job.output), file.lock
         assert lock is not None
@@ -354,7 +333,7 @@ class BatchRun:
         elif file.left == 0:
             self._finish(file, file.failed)
 
-    def _take_join(self, file: _File, ended: Ended) -> None:
+    def _take_join(self, file: BatchFile, ended: Ended) -> None:
         """A file was joined and published, or that failed."""
         assert file.conversion is not None
         if ended.answer.error is None:
@@ -367,7 +346,7 @@ class BatchRun:
             report = self._failures.told(file.job, ended, "joined", file.conversion.workdir)
         self._finish(file, report)
 
-    def _finish(self, file: _File, report: FileReport | None) -> None:
+    def _finish(self, file: BatchFile, report: FileReport | None) -> None:
         """A file that had been opened is over."""
         assert file.conversion is not None and report is not None
         file.conversion.close()
@@ -377,31 +356,19 @@ class BatchRun:
         self._progress.finish_video(folder, report.error or f"{report.status}: {file.job.output}")
         self._over(file, report)
 
-    def _skip(self, file: _File, report: FileReport) -> None:
+    def _skip(self, file: BatchFile, report: FileReport) -> None:
         """A file that is not opened is over."""
         self._progress.skip_video(
             file.job.source.name, report.error or f"{report.status}: {file.job.output}", file.size
         )
         self._over(file, report)
 
-    def _over(self, file: _File, report: FileReport | None) -> None:
+    def _over(self, file: BatchFile, report: FileReport | None) -> None:
         file.report, file.conversion, file.lock = report, None, None
         if file.again is not None:
             self.add([file.again])
 
     # --- what is said ---------------------------------------------------------------------------------------------------
-
-    def _interrupted(self, file: _File) -> FileReport:
-        stopped = self.interrupts.draining or not self._time_is_over
-        code = 130 if stopped else EXIT_TIME_OVER
-        report = FileReport(str(file.job.source), str(file.job.output), "interrupted", exit_code=code)
-        conversion = file.conversion
-        if conversion is not None:
-            report.frames = conversion.frames_done
-            report.spans_done, report.spans_reused = len(conversion.lines) - conversion.reused, conversion.reused
-        begun = conversion is not None or not stopped
-        report.error = (STOPPED_BY_USER if stopped else STOPPED_BY_TIME) if begun else "not begun"
-        return report
 
     def _drain(self) -> None:
         """First Ctrl-C, in a thread of its own: begin nothing new."""
