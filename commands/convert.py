@@ -171,7 +171,10 @@ def _run(
     text = io.StringIO()
     console = Console(file=text, width=REPORT_COLUMNS)
     print_results(console, batch.files)
-    area.write_report(facts, text.getvalue())
+    try:
+        area.write_report(facts, text.getvalue())
+    except OSError as error:
+        ERRORS.print(f"{area.folder}: the report cannot be written there ({error.strerror}).")
     if args.json:
         print_json(facts)
     else:

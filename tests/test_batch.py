@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -373,6 +374,24 @@ def test_one_file_s_area_is_its_work_folder(tmp_path: Path) -> None:
     output.touch()
     with pytest.raises(InputError, match=r"o\.mp4 is there, complete"):
         find_area(output)
+
+
+def test_a_full_disk_does_not_stop_the_telling_and_a_place_that_cannot_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = area_of(tmp_path / "out", one_file=False)
+    area.open()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written there"):
+        area_of(tmp_path / "file" / "out", one_file=False).open()
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    area.write_status({"state": "running"})
+    with pytest.raises(OSError, match="No space left"):
+        area.write_report({}, "")
 
 
 def test_a_folder_of_results_keeps_the_report(tmp_path: Path) -> None:

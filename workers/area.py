@@ -6,6 +6,7 @@ It is OUTPUT/.sunvisor for a folder of results and OUTPUT.work for one file. In 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -42,9 +43,17 @@ class Area:
         return (self.folder / PAUSE_NAME).exists()
 
     def open(self) -> None:
-        """A driver begins: make the folder, and forget what drivers left there that are gone, a pause among it."""
+        """A driver begins: make the folder, and forget what drivers left there that are gone, a pause among it.
+
+        Raises InputError where the folder cannot be made.
+        """
         if self.own:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"{self.folder.parent}: cannot be written there ({error.strerror}); choose another output folder."
+                ) from error
         for path in self.folder.glob("status.*.json"):
             if not alive(read_json(path)):
                 path.unlink(missing_ok=True)
@@ -60,24 +69,17 @@ class Area:
         (self.folder / PAUSE_NAME).unlink(missing_ok=True)
 
     def write_status(self, facts: Mapping[str, Any]) -> None:
-        """Write the status of this driver; where the folder is gone, nothing."""
+        """Write the status of this driver. Where that cannot be, since the work folder is gone or the disk full, the run goes on without."""
         path = self.folder / f"status.{socket.gethostname()}.{os.getpid()}.json"
         told = {"version": STATUS_VERSION, "host": socket.gethostname(), "pid": os.getpid(), "updated": time.time()}
-        self._write(path, json.dumps(told | dict(facts), indent=1) + "\n")
+        with contextlib.suppress(OSError):
+            _write(path, json.dumps(told | dict(facts), indent=1) + "\n")
 
     def write_report(self, facts: Mapping[str, Any], text: str) -> None:
-        """Leave the report of a batch, for programs and for people; in a work folder, nothing."""
+        """Leave the report of a batch, for programs and for people; in a work folder, nothing. Raises OSError."""
         if self.own:
-            self._write(self.folder / REPORT_NAME, json.dumps(facts, indent=1, default=str) + "\n")
-            self._write(self.folder / REPORT_TEXT_NAME, text)
-
-    def _write(self, path: Path, text: str) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            partial.write_text(text)
-            partial.replace(path)
-        except FileNotFoundError:
-            pass  # the work folder was removed, as the file is done
+            _write(self.folder / REPORT_NAME, json.dumps(facts, indent=1, default=str) + "\n")
+            _write(self.folder / REPORT_TEXT_NAME, text)
 
     def statuses(self) -> list[dict[str, Any]]:
         """What all drivers say that are or were here, the latest last."""
@@ -127,3 +129,10 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) and facts.get("version") == STATUS_VERSION else {}
+
+
+def _write(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(text)
+    partial.replace(path)

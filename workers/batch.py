@@ -129,7 +129,10 @@ def _run_on_ray(run: BatchRun, config: Config) -> None:
             retries=config.workers.retries,
         ) as pool:
             run.desk.use(cluster)
-            run.run(pool, workers, lookers=2 if cluster.local else min(MOST_LOOKERS, max(2, workers // 2)))
+            try:
+                run.run(pool, workers, lookers=2 if cluster.local else min(MOST_LOOKERS, max(2, workers // 2)))
+            finally:
+                run.desk.close()  # while there is a Ray to end tasks of
 
 
 def gpu_share(workers: int, gpus: float) -> float:

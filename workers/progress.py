@@ -204,6 +204,7 @@ class ProgressDisplay:
         """A video is over, well or badly; note says which, e.g. 'done: out/a.mp4'."""
         if workdir in self._active:
             self._active.remove(workdir)
+        self._videos[workdir].samples.clear()
         self._finished += 1
         if not self._quiet:
             self.message(f"{self._videos[workdir].name}: {note}")
