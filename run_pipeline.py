@@ -14,6 +14,7 @@ from rich.console import Console
 from commands.batch import add_pause, add_resume, add_status
 from commands.check import add_inspect, add_verify
 from commands.convert import add_convert
+from commands.preview import add_preview
 from commands.shared import print_json
 from commands.study import add_evaluate, add_figures, add_train
 from commands.try_out import add_bench, add_demo
@@ -24,6 +25,7 @@ COMMANDS = (
     add_status,
     add_pause,
     add_resume,
+    add_preview,
     add_inspect,
     add_verify,
     add_demo,
@@ -52,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     args, more = parser.parse_known_args(argv)
-    # argparse gives up on inputs and settings that come after an option; they belong to `convert` or `train`.
-    if more and (args.command not in ("convert", "train") or any(word.startswith("-") for word in more)):
+    # argparse gives up on inputs and settings that come after an option; they belong to `convert`, `preview` or `train`.
+    if more and (args.command not in ("convert", "preview", "train") or any(word.startswith("-") for word in more)):
         parser.error(f"{args.command} does not know: {' '.join(more)}; see {parser.prog} {args.command} --help")
     if more:
         args.words += more

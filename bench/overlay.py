@@ -158,7 +158,9 @@ def restore(model: Model, frames: Tensor, boxes: tuple[OverlayBox, ...]) -> Tens
             return torch.cat([stage(frame) for frame in frames.split(1)])
         guard = OverlayGuard(boxes)
         hidden, matte = guard.hide(frames)
-        return guard.show(torch.cat([stage(frame) for frame in hidden.split(1)]), frames, hidden, matte)
+        return guard.show(
+            torch.cat([stage(frame) for frame in hidden.split(1)]), guard.hold(frames, matte), hidden, matte
+        )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
     python -m bench.temporal DRIVES --model tiny
 
 DRIVES: a folder of drives as ../shared/bench/drivesim.py renders them (each a folder with sdr.mp4 and gt.npz), some of them with `--hunt 0.3`
-or `--lamp 2`. Frames are decoded and restored in this process, without encoding, and smoothed with one thread. Figures are those of
+or `--lamp 2`. `--flow tensor` uses a GPU's method of optical flow, on the CPU. Frames are decoded and restored in this process, without encoding, and smoothed with one thread. Figures are those of
 evaluation.metrics.Meter; excess flicker is `flicker` less that of the SDR clip itself, `lamp` is that of ../shared/bench/score.py. The tables
-go to bench/results/temporal.{md,json}.
+go to bench/results/temporal.{md,json}, with `--flow tensor` to temporal_tensor.{md,json}.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from models import checkpoints
 from models.model import Model
 from pipeline.errors import InputError
 from pipeline.stages.reconstruct import Reconstruct
-from pipeline.stages.temporal import Temporal
+from pipeline.stages.temporal import METHODS, Temporal
 
 Array = np.ndarray
 RADII = (1, 2, 3)
@@ -50,9 +50,9 @@ def restored_drive(model: Model, drive: Path) -> tuple[list[Tensor], list[Tensor
         return sdr, [stage(frame[None])[0] for frame in sdr]
 
 
-def smoothed(sdr: list[Tensor], restored: list[Tensor], radius: int) -> list[Tensor]:
+def smoothed(sdr: list[Tensor], restored: list[Tensor], radius: int, method: str) -> list[Tensor]:
     """The restored frames after the stage."""
-    stage = Temporal(radius)
+    stage = Temporal(radius, method)
     samples = [stage.sample(before, after) for before, after in zip(sdr, restored, strict=True)]
     return [stage(samples, place) for place in range(len(samples))]
 
@@ -85,12 +85,12 @@ def lamp_stops(nits: Array, lamp: Array) -> float:
     return float(np.log2(limit(nits[disc], LIMIT_NITS) @ LUMA_709).mean())
 
 
-def measure(model: Model, drive: Path) -> dict[str, dict[str, float]]:
+def measure(model: Model, drive: Path, method: str) -> dict[str, dict[str, float]]:
     """ "sdr", "off" and each radius -> figure -> value; all but "sdr" have `excess` too."""
     sdr, restored = restored_drive(model, drive)
     found = {"sdr": figures(drive, sdr), "off": figures(drive, restored)}
     for radius in RADII:
-        found[str(radius)] = figures(drive, smoothed(sdr, restored, radius))
+        found[str(radius)] = figures(drive, smoothed(sdr, restored, radius, method))
     for name, values in found.items():
         if name != "sdr":
             values["excess"] = values["flicker"] - found["sdr"]["flicker"]
@@ -102,7 +102,7 @@ def steady(off: float, excess: float) -> bool:
     return excess <= max(LOW_EXCESS, (1 - LEAST_FALL) * off)
 
 
-def time_stage(model: Model, drive: Path, height: int, width: int, rounds: int) -> dict[str, float]:
+def time_stage(model: Model, drive: Path, height: int, width: int, rounds: int, method: str) -> dict[str, float]:
     """Median CPU seconds a frame on one thread: "sample", and `forward` for each radius, of a drive's frames enlarged to that size."""
     pair = restored_drive(model, drive)
     count = 2 * max(RADII) + 1
@@ -113,7 +113,7 @@ def time_stage(model: Model, drive: Path, height: int, width: int, rounds: int) 
         ]
         for frames in pair
     )
-    stages = {str(radius): Temporal(radius) for radius in RADII}
+    stages = {str(radius): Temporal(radius, method) for radius in RADII}
     samples = [stages["1"].sample(before, after) for before, after in zip(sdr, restored, strict=True)]
     seconds: dict[str, list[float]] = {name: [] for name in ("sample", *stages)}
     for _ in range(rounds):
@@ -155,6 +155,8 @@ def table(results: dict[str, Any]) -> str:
             f"| {name} | {statistics.mean(found[name]['excess'] for found in drives):+.4f} | {met} of {len(drives)} | {worst:+.1%} "
             f"| {detail:+.3f} | {mid:.6f} | {f'{min(lamps):.3f}' if lamps else ''} |"
         )
+    if not results["seconds"]:
+        return "\n".join(lines) + "\n"
     lines += ["", f"| one thread, CPU s a frame | sample | {' | '.join(f'radius {radius}' for radius in RADII)} |"]
     lines.append("|---|" + "---|" * (1 + len(RADII)))
     lines += [
@@ -169,7 +171,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("drives", type=Path, help="folder of drives")
     parser.add_argument("--model", default="tiny", help="checkpoint (default tiny)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each size (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each size (default 5; 0: no times)")
+    parser.add_argument("--flow", default="dis", choices=tuple(METHODS), help="method of optical flow (default dis)")
     parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder of the tables")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -178,18 +181,22 @@ def main() -> None:
         raise InputError(f"{args.drives}: no drive (a folder with sdr.mp4 and gt.npz) in it.")
     model = checkpoints.load(args.model, "cpu")
     results = {
-        "drives": {drive.name: measure(model, drive) for drive in drives},
+        "drives": {drive.name: measure(model, drive, args.flow) for drive in drives},
         "seconds": {
-            f"{width}x{height}": time_stage(model, drives[0], height, width, args.rounds) for height, width in SIZES
+            f"{width}x{height}": time_stage(model, drives[0], height, width, args.rounds, args.flow)
+            for height, width in (SIZES if args.rounds else ())
         },
     }
     header = (
-        f"Temporal smoothing of what `{args.model}` restores, {len(drives)} virtual drives scored at 1000 nits. Aim: excess flicker falls by "
-        f"{LEAST_FALL:.0%} or is at most {LOW_EXCESS}; hl_stops at most 2 % worse; lamp at least 0.9. "
-        f"Time on {torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}; `sample` is once a frame, the rest is on top."
+        f"Temporal smoothing of what `{args.model}` restores (`--flow {args.flow}`), {len(drives)} virtual drives scored at 1000 nits. "
+        f"Aim: excess flicker falls by {LEAST_FALL:.0%} or is at most {LOW_EXCESS}; hl_stops at most 2 % worse; lamp at least 0.9. "
+        + ("Time on " if args.rounds else "Not timed; ")
+        + f"{torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}"
+        + ("; `sample` is once a frame, the rest is on top." if args.rounds else ".")
     )
     text = "\n".join([header, "", table(results)])
-    write_results(args.output, "temporal", text, {"header": header, "results": results})
+    name = "temporal" if args.flow == "dis" else f"temporal_{args.flow}"
+    write_results(args.output, name, text, {"header": header, "results": results})
     sys.stdout.write(text)
 
 

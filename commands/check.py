@@ -25,7 +25,7 @@ def add_inspect(commands: Any) -> None:  # noqa: ANN401
         "--overlay",
         type=Path,
         metavar="PNG",
-        help="draw where convert would find burnt-in text (clock, speed, place, logo)",
+        help="draw where convert would find burnt-in text (clock, speed, place, logo) and the bonnet",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -53,10 +53,12 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.overlay is not None:
         from pipeline.overlay_view import write_overlay_view
 
-        boxes = [[box.x, box.y, box.width, box.height] for box in write_overlay_view(args.file, args.overlay, args.fps)]
-        facts |= {"overlays": boxes}
+        found, bonnet = write_overlay_view(args.file, args.overlay, args.fps)
+        boxes = [[box.x, box.y, box.width, box.height] for box in found]
+        facts |= {"overlays": boxes, "bonnet": bonnet}
         places = "; ".join("x {} y {}, {}x{}".format(*box) for box in boxes)
         text += f"\nburnt-in text: {places or 'none found'} (drawn into {args.overlay})"
+        text += f"\nbonnet: {'found, exclude.find=true keeps it as it is' if bonnet else 'none found'}"
     if args.json:
         print_json(facts)
     else:

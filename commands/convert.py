@@ -40,11 +40,16 @@ def add_convert(commands: Any) -> None:  # noqa: ANN401
   run_pipeline.py convert sdcard/ --output hdr/                 a folder; its tree is mirrored
   run_pipeline.py convert 'trip*/*.mp4' --output hdr/ --dry-run what would happen, and why
   run_pipeline.py convert drive.mp4 --output d.mkv grade.peak_nits=600 output.codec=av1
+  run_pipeline.py convert drive.mp4 --output d.mov output.codec=prores extras.proxy=sdr    for editing, with a small video beside it
   run_pipeline.py convert @drives.txt --output hdr/             a list: one file, folder or glob a line, relative to the list
   run_pipeline.py convert sdcard/ --output hdr/ --watch         a folder that keeps filling; Ctrl-C ends it
   run_pipeline.py status hdr/     and  pause hdr/,  resume hdr/: from another terminal
 
 Settings: any key of configs/schema.py as key=value; a misspelt key lists the legal ones.
+--progress json: each line is an object. {"is": "progress", ...}, every second and at each change, with the numbers seconds (since the
+start), files_done, files, spans_done, spans, frames_done, frames (frames_guessed of them are a guess: files not yet looked at),
+frames_per_second, eta_seconds (null: not known yet), and now: the same numbers of each file that is being converted, beside its name,
+file; note: "paused" or "". {"is": "message", "text": ...}: what people are told meanwhile, such as what became of a file.
 Files are begun longest first, and each is published as soon as it is done. Done ones are recognised by content and settings, not by name or
 time: size, first and last MiB. A source that changed in its middle alone is not seen by that; --paranoid reads all of it.
 A folder of results gets .sunvisor/report.json and report.txt: what became of each file.
@@ -105,6 +110,12 @@ goes on). With several files the rest goes on.""",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON report on standard output")
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "json", "none"),
+        default="auto",
+        help="on standard error: bars (auto; lines of text where it is no terminal), JSON lines for programs, or warnings alone",
+    )
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -118,7 +129,8 @@ def _convert(args: argparse.Namespace) -> int:
     _apply_flags(config, args)
     if args.watch and args.dry_run:
         raise InputError("--watch and --dry-run do not go together; leave one out.")
-    find = functools.partial(find_jobs, inputs, args.output, config.output.container, config.extras.frames)
+    wanted = config.output
+    find = functools.partial(find_jobs, inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
     if args.watch:
         return _run(args, config, [], [], lambda: find(watching=True)[0])
     jobs, skipped = find()
@@ -166,7 +178,7 @@ def _run(
             find()  # what can never be found is told at once
             watch = stack.enter_context(Watch(find, args.still, time.monotonic, ERRORS.print))
             options = replace(options, watch=watch.new_jobs)
-        batch = run_batch(jobs, config, options=options, area=area)
+        batch = run_batch(jobs, config, progress=args.progress, options=options, area=area)
     facts = batch.to_dict() | {"skipped": [str(path) for path in skipped]}
     text = io.StringIO()
     console = Console(file=text, width=REPORT_COLUMNS)

@@ -67,7 +67,7 @@ class DenoiseConfig:
 
 @dataclass
 class OverlayConfig:
-    """Burnt-in clocks, speed, place and logos: kept at SDR white and sharp, and hidden from the network.
+    """Burnt-in clocks, speed, place and logos: kept a little below SDR white and sharp, and hidden from the network.
 
     find: look for them in keyframes of the whole file
     boxes: where they are, if you know better: [[x, y, width, height], ...] in pixels of the picture
@@ -75,6 +75,19 @@ class OverlayConfig:
 
     find: bool = True
     boxes: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
+class ExcludeConfig:
+    """Parts of the picture that belong to the car, not the scene: bonnet, dashboard, dirt. They keep the SDR picture, nothing is restored there.
+
+    find: look for the bonnet in keyframes of the whole file
+    boxes: [[x, y, width, height], ...]; polygons: [[x1, y1, x2, y2, x3, y3, ...], ...]; both in pixels of the picture
+    """
+
+    find: bool = False
+    boxes: list[list[int]] = field(default_factory=list)
+    polygons: list[list[int]] = field(default_factory=list)
 
 
 @dataclass
@@ -110,7 +123,11 @@ class GradeConfig:
 
 @dataclass
 class OutputConfig:
-    """The HDR file: transfer function, codec and container. crf null = the encoder's transparent default, preset null likewise."""
+    """The HDR file: transfer function, codec and container. crf null = the encoder's transparent default, preset null likewise.
+
+    codec: hevc and av1 are for players; prores (10-bit 4:2:2, preset hq or 422) is for editing and goes into .mov and .mkv; ffv1
+        (10-bit 4:2:0, lossless) is for archives and goes into .mkv
+    """
 
     transfer: str = "pq"
     codec: str = "hevc"
@@ -128,6 +145,9 @@ class ExtrasConfig:
     hdr10plus: OUTPUT.hdr10plus.json, dynamic metadata (ST 2094-40) for hdr10plus_tool
     evidence: OUTPUT.evidence.json, hashes of source, model, settings and result, and what was counted
     report: OUTPUT.report.html, the conversion in pictures and curves
+    manifest: OUTPUT.streams.json, what became of every stream, box, tag and companion file, even where all of it is in the output
+    proxy: OUTPUT.proxy.mp4, a small video that plays on anything: sdr (8-bit BT.709, highlights folded in) or hlg (10-bit)
+    proxy_width: the most pixels that the proxy is wide
     frames: every frame as a picture file: png16 (linear, 65535 = peak_nits), png16pq (PQ, BT.2020) or exr (half float, 1.0 = SDR white)
     """
 
@@ -135,6 +155,9 @@ class ExtrasConfig:
     hdr10plus: bool = False
     evidence: bool = False
     report: bool = False
+    manifest: bool = False
+    proxy: str = "none"
+    proxy_width: int = 1280
     frames: str = "none"
 
 
@@ -174,6 +197,7 @@ class Config:
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     overlay: OverlayConfig = field(default_factory=OverlayConfig)
+    exclude: ExcludeConfig = field(default_factory=ExcludeConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     drive: DriveConfig = field(default_factory=DriveConfig)
     grade: GradeConfig = field(default_factory=GradeConfig)
@@ -195,9 +219,10 @@ LEGAL: dict[str, tuple[str, ...] | tuple[float, ...]] = {
     "input.decoder": ("software", "nvdec"),
     "reconstruct.scale": (1, 0.5),
     "output.transfer": ("pq", "hlg"),
+    "extras.proxy": ("none", "sdr", "hlg"),
     "extras.frames": ("none", "png16", "png16pq", "exr"),
-    "output.codec": ("hevc", "av1"),
-    "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc"),
+    "output.codec": ("hevc", "av1", "prores", "ffv1"),
+    "output.encoder": ("auto", "libx265", "libsvtav1", "hevc_nvenc", "av1_nvenc", "prores_ks", "ffv1"),
     "output.container": ("auto", "mp4", "mov", "mkv"),
 }
 
@@ -211,6 +236,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "grade.white_nits": (50, 1000),
     "grade.peak_nits": (100, 10000),
     "output.crf": (0, 63),
+    "extras.proxy_width": (64, 7680),
     "reconstruct.tile_budget_bytes": (0, 1 << 40),
     "span.target_seconds": (0.5, 60),
     "span.min_seconds": (0.25, 60),

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.tone_curve import KNEE, roll_off
+
 Array = np.ndarray
 Light = TypeVar("Light", Array, Tensor)
 
@@ -48,17 +50,15 @@ def encode_srgb(linear: Array) -> Array:
     return np.round(255.0 * srgb_signal(linear)).astype(np.uint8)
 
 
-def tone_map(nits: Array, white_nits: float = 203.0, white_point: float = 16.0, knee: float = 0.4) -> Array:
+def tone_map(nits: Array, white_nits: float = 203.0, white_point: float = 16.0, knee: float = KNEE) -> Array:
     """Light in nits (..., 3), BT.709 primaries, to uint8 sRGB with highlights folded in.
 
-    Up to `knee` of SDR white nothing changes. Above, extended Reinhard (Reinhard et al. 2002, equation 4) carries on with the same
-    slope and reaches display white at `white_point` times SDR white. It works on the largest channel, so hue stays.
+    Up to `knee` of SDR white nothing changes; above, pipeline/tone_curve.py reaches display white at `white_point` times SDR white. It
+    works on the largest channel, so hue stays.
     """
     rgb = np.maximum(np.asarray(nits, np.float32) / white_nits, 0.0)
     largest = np.maximum(rgb.max(-1, keepdims=True), 1e-6)
-    room = 1.0 - knee
-    above, full = np.maximum(largest - knee, 0.0) / room, (white_point - knee) / room
-    folded = knee + room * above * (1.0 + above / full**2) / (1.0 + above)
+    folded = roll_off(largest, white_point, knee)
     return encode_srgb(rgb * np.where(largest > knee, folded / largest, 1.0))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import heapq
 import json
 import os
@@ -23,11 +24,11 @@ from av.container import Flags, InputContainer, OutputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from pipeline.boxes import template_stream
+from pipeline.boxes import complete_header, template_stream
 from pipeline.codec_delay import delayed_template
 from pipeline.copied_packets import CopiedPackets, StreamStart, movie_timescale, read_starts, shift_needed
 from pipeline.errors import ConversionError
-from pipeline.hdr10 import ContentLight, MasteringDisplay, insert
+from pipeline.hdr10 import IN_PACKETS, ContentLight, MasteringDisplay, insert
 from pipeline.moov import finish_moov
 from pipeline.picture_geometry import read_geometry, shown_part
 from pipeline.source import open_source
@@ -47,12 +48,14 @@ class AssembleReport:
     shift_seconds: added to every time of every stream; 0 unless something that is shown lies before time 0 in the source
     packets: how many packets of each source stream went in (converted and copied), by source index
     output_streams: source index -> stream index in the output, for streams that have a track of their own there
+    payloads: source index -> bytes and SHA-256 of all packets (or the picture, or the attachment) of a stream that was copied
     warnings: one sentence each
     """
 
     shift_seconds: Fraction = Fraction(0)
     packets: dict[int, int] = field(default_factory=dict)
     output_streams: dict[int, int] = field(default_factory=dict)
+    payloads: dict[int, tuple[int, str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -68,11 +71,13 @@ def assemble(
     light: tuple[int, int] | None,
     provenance_key: str,
     provenance: dict[str, Any],
+    least_shift: Fraction = Fraction(0),
 ) -> AssembleReport:
     """Write `output_tmp`, complete and on disk. The caller gives it its final name.
 
-    copies: from `plan_copies`; container: "mp4", "mov" or "mkv"; codec: of the spans, "hevc" or "av1"
+    copies: from `plan_copies`; container: "mp4", "mov" or "mkv"; codec: of the spans (encoder_choice.EncoderChoice)
     mastering, light (MaxCLL, MaxFALL in whole nits): HDR10 metadata for keyframe packets and container; None for HLG
+    least_shift: seconds by which all times are moved at least (a proxy is moved as its result is)
     provenance: written as one JSON tag named `provenance_key`; "shift_seconds" (a fraction as text) is added to it
     Output streams stand in the source's order. Raises ConversionError naming file, stream and time; OSError (ENOSPC) when the
     disk is full. On any error no file is left.
@@ -80,8 +85,8 @@ def assemble(
     with open_source(source) as opened:
         starts = read_starts(opened, [plan.stream for plan in copies if plan.action == "copy"])
     pictures = _read_covers(source, copies)
-    shift = shift_needed(tracks, starts, container)
-    report = AssembleReport(shift, warnings=_warnings(tracks, copies, container, shift))
+    shift = max(shift_needed(tracks, starts, container), least_shift)
+    report = AssembleReport(shift, warnings=_warnings(tracks, copies, container, codec, shift))
     metadata = (mastering, ContentLight(*light) if light is not None else None)
     try:
         with open_source(source) as opened, contextlib.ExitStack() as held:
@@ -117,6 +122,7 @@ class _Join:
         self.mastering, self.light = metadata
         self.shift, self.held = shift, held
         self.hidden: dict[int, tuple[int, int]] = {}
+        self.payloads: dict[int, tuple[int, str]] = {}
         self.copied: CopiedPackets | None = None
         self.converted: dict[int, tuple[Stream, TrackPackets]] = {}
         self.scale = 0
@@ -145,6 +151,7 @@ class _Join:
     ) -> None:
         """Declare all streams in the source's order, with everything that a header says about them."""
         spans = {one.track.stream_index: one for one in tracks}
+        self.payloads = {index: (len(data), hashlib.sha256(data).hexdigest()) for index, (_, data) in pictures.items()}
         actions = {plan.stream: plan.action for plan in copies}
         copied: dict[int, Stream] = {}
         for stream in self.opened.streams:
@@ -156,6 +163,7 @@ class _Join:
             elif action == "attachment":
                 name = stream.name or f"attachment{stream.index}"
                 self.out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+                self.payloads[stream.index] = len(stream.data), hashlib.sha256(stream.data).hexdigest()
             elif stream.index in pictures and self.container == "mkv":
                 codec, picture = pictures[stream.index]
                 ending, mime = COVER_CODECS[codec]
@@ -196,6 +204,7 @@ class _Join:
         } | self.copied.counts
         report.output_streams = {index: made.index for index, (made, _) in self.converted.items()}
         report.output_streams |= {index: made.index for index, made in self.copied.streams.items()}
+        report.payloads = self.payloads | self.copied.payloads()
         report.warnings += self.copied.warnings
 
     def _keep_timecode(self, actions: dict[int, str]) -> None:
@@ -214,10 +223,11 @@ class _Join:
         track = spans.track
         geometry = read_geometry(stream)
         coded = self.held.enter_context(av.open(str(spans.files[0]))).streams.video[0]
-        clap = shown_part(geometry.clap, (track.width, track.height), (coded.width, coded.height))
+        crop = None if spans.scaled else geometry.clap
+        clap = shown_part(crop, (track.width, track.height), (coded.width, coded.height))
         holder, template = template_stream(coded, self.mastering, self.light, clap, self.container)
         self.held.callback(holder.close)
-        made = self.out.add_stream_from_template(template, opaque=True)
+        made = self.out.add_stream_from_template(template, opaque=self.codec != "ffv1")
         made.metadata.clear()
         made.metadata.update(kept_tags(stream.metadata, encoded_anew=True))
         made.disposition = stream.disposition
@@ -228,16 +238,17 @@ class _Join:
             made.codec_context.sample_aspect_ratio = track.sample_aspect_ratio
         if self.codec == "hevc" and self.container != "mkv":
             made.codec_context.codec_tag = "hvc1"
-        if geometry.display_matrix is not None:
+        if geometry.display_matrix is not None and not spans.scaled:
             made.set_display_matrix(geometry.display_matrix)
         elif track.rotation:
             made.set_display_rotation(track.rotation)
+        complete_header(made, coded)
         packets = TrackPackets(spans, round(self.shift * track.time_base_den), self._keyframe_change())
         self.converted[stream.index] = made, packets
 
     def _keyframe_change(self) -> Callable[[bytes], bytes] | None:
         codec, mastering, light = self.codec, self.mastering, self.light
-        if mastering is None or light is None:
+        if mastering is None or light is None or codec not in IN_PACKETS:
             return None
         return lambda payload: insert(codec, payload, mastering, light)
 
@@ -285,13 +296,21 @@ def _read_covers(source: Path, copies: list[CopyPlan]) -> dict[int, tuple[str, b
         return {index: (covers[index], bytes(packets[0])) for index, packets in found.items() if packets}
 
 
-def _warnings(tracks: list[TrackSpans], copies: list[CopyPlan], container: str, shift: Fraction) -> list[str]:
+def _warnings(
+    tracks: list[TrackSpans], copies: list[CopyPlan], container: str, codec: str, shift: Fraction
+) -> list[str]:
     said = [text for plan in copies if (text := sentence(plan)) is not None]
     if shift:
         said.append(
             f"the source starts before time 0, which {container} cannot say: all streams are shifted by {shift} s ({float(shift):.6f})."
         )
     if container == "mkv":
+        shapes = {spans.track.sample_aspect_ratio for spans in tracks} - {None, Fraction(1)}
+        if shapes and codec != "hevc":
+            said.append(
+                f"Matroska cannot be told here that pixels of {codec} have the shape {min(shapes)}: players show them square; "
+                "output.codec=hevc or another container keeps it."
+            )
         worst = max((_rounding(spans, shift) for spans in tracks), default=0.0)
         if worst > 0:
             said.append(

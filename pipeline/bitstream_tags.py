@@ -1,4 +1,4 @@
-"""The colour tags inside an HEVC or AV1 bitstream, read from its sequence header, so that they can be held against the container's."""
+"""The colour tags inside an HEVC, AV1 or ProRes bitstream, read from its headers, so that they can be held against the container's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}
 
 HEVC_SPS = 33
 AV1_SEQUENCE_HEADER = 1
+PRORES_FRAME = b"icpf"
+PRORES_COLOURS = 18
+"""Bytes from that word, which stands after the frame's size, to the code of its primaries."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ def av1_tags(extradata: bytes, packet: bytes) -> SignalTags | None:
     headers = [body for kind, body in obus(extradata[4:]) if kind == AV1_SEQUENCE_HEADER]
     headers += [body for kind, body in obus(packet) if kind == AV1_SEQUENCE_HEADER]
     return _sequence_header_tags(headers[-1]) if headers else None
+
+
+def prores_tags(extradata: bytes, packet: bytes) -> SignalTags | None:
+    """Tags of a ProRes frame header (SMPTE RDD 36, 5.1.1); None when the packet is no frame. It says nothing of range and siting.
+
+    extradata: not looked at
+    """
+    at = packet.find(PRORES_FRAME, 0, 8)
+    if at not in (0, 4) or len(packet) < at + PRORES_COLOURS + 7:
+        return None
+    known = [number or None for number in packet[at + PRORES_COLOURS :][:3]]
+    return SignalTags(*known, None, None)
 
 
 def nal_units(data: bytes) -> Iterator[bytes]:

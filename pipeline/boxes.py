@@ -18,6 +18,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipeline.encoder_choice import LIMITED_RANGE, open_for_siting
 from pipeline.errors import ConversionError
 from pipeline.hdr10 import ContentLight, MasteringDisplay
 
@@ -102,9 +103,10 @@ def template_stream(
 ) -> tuple[InputContainer, VideoStream]:
     """A stream like `stream` (of an open span file) whose parameters also carry the metadata given.
 
-    Use: `holder, template = template_stream(...)`, then `made = out.add_stream_from_template(template, opaque=True)`, mux, close
-    `out`, and close `holder` last: the template lives in it. FFmpeg then writes mdcv + clli + clap (mp4, mov) or MasteringMetadata +
-    MaxCLL + MaxFALL + PixelCrop (mkv). Keyframe packets still need their SEI or OBU: see hdr10.insert.
+    Use: `holder, template = template_stream(...)`, then `made = out.add_stream_from_template(template, opaque=opaque)`, where `opaque`
+    is False for FFV1, `complete_header(made, stream)`, mux, close `out`, and close `holder` last: the template lives in it. FFmpeg then
+    writes mdcv + clli + clap (mp4, mov) or MasteringMetadata + MaxCLL + MaxFALL + PixelCrop (mkv). Keyframe packets of HEVC and AV1
+    still need their SEI or OBU: see hdr10.insert.
     What a template does not carry, set on `made`: `made.codec_context.codec_tag = "hvc1"` for HEVC in mp4 and mov, rotation, and
     `made.codec_context.sample_aspect_ratio`, which AV1 needs (its bitstream has none; in mkv it is lost even so, as PyAV cannot set it).
 
@@ -117,7 +119,8 @@ def template_stream(
         raise ConversionError("AV1 does not go into mov; use output.container=mp4 or mkv.")
     buffer = io.BytesIO()
     header = {"movflags": "empty_moov+default_base_moof", "video_track_timescale": str(stream.time_base.denominator)}
-    with av.open(buffer, "w", format="mp4", options=header) as out:
+    kind = "mov" if stream.codec_context.codec.canonical_name == "prores" else "mp4"
+    with av.open(buffer, "w", format=kind, options=header) as out:
         out.add_stream_from_template(stream, opaque=True)
         out.start_encoding()
     boxes = b""
@@ -129,6 +132,23 @@ def template_stream(
         boxes += make_box("clap", clap.payload())
     holder = av.open(io.BytesIO(append_to_sample_entry(buffer.getvalue(), boxes)))
     return holder, holder.streams.video[0]
+
+
+def complete_header(made: VideoStream, coded: VideoStream) -> None:
+    """Give a stream that was made from a template what the span file `coded` cannot tell in its header. Call it last, before muxing.
+
+    ProRes: which profile it is, and the limited range, which a mov has no place for; FFV1: where chroma lies. Raises ConversionError
+    when this FFmpeg makes another FFV1 than wrote the span.
+    """
+    context, codec = made.codec_context, coded.codec_context.codec.canonical_name
+    if codec == "prores":
+        context.codec_tag, context.color_range = coded.codec_context.codec_tag, LIMITED_RANGE
+    elif codec == "ffv1":
+        open_for_siting(context)
+        if context.extradata != coded.codec_context.extradata:
+            raise ConversionError(
+                f"{coded.container.name}: its FFV1 is set up otherwise than this FFmpeg does; remove the work folder and convert again."
+            )
 
 
 def make_box(kind: str, payload: bytes) -> bytes:

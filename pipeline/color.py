@@ -46,11 +46,12 @@ class PixelLayout:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The HDR signal to make: transfer "pq" or "hlg"; white_nits and peak_nits in cd/m2."""
+    """The HDR signal to make: transfer "pq" or "hlg"; white_nits and peak_nits in cd/m2; chroma "420" or "422"."""
 
     transfer: str
     white_nits: float
     peak_nits: float
+    chroma: str = "420"
 
 
 PRIMARIES = {
@@ -61,7 +62,7 @@ PRIMARIES = {
 }
 """CIE x, y of red, green, blue (H.273 Table 2); white is D65 for all."""
 _D65 = (0.3127, 0.3290)
-HDR_LAYOUT = PixelLayout("420", 10)
+HDR_LAYOUTS = {name: PixelLayout(name, 10) for name in ("420", "422")}
 HDR_SPEC = ColorSpec("bt2020", "limited", "linear", "bt2020", "topleft")
 _BLOCK_PIXELS = 1 << 16
 EXTREME = 1e4
@@ -181,18 +182,18 @@ def _pack_frame(light: Tensor, out: OutputSpec, number: int, planes: tuple[Tenso
             half[first:last] = chroma.halve_across(signal.sub_(luma))
         luma.mul_(876).add_(64)
         _write_codes(dither.round_(luma, first, number, 0, block_rows), planes[0][first:last])
+    down = chroma.SUBSAMPLING[out.chroma][1]
     for index, (half, weight) in enumerate(zip(halves, (kb, kr), strict=True), start=1):
-        codes = chroma.halve_down(half).mul_(896 / (2 * (1 - weight))).add_(512)
+        codes = (half if down == 1 else chroma.halve_down(half)).mul_(896 / (2 * (1 - weight))).add_(512)
         for first, last in blocks:
-            rows = codes[first // 2 : last // 2]
-            _write_codes(
-                dither.round_(rows, first // 2, number, index, block_rows), planes[index][first // 2 : last // 2]
-            )
+            start, end = first // down, last // down
+            _write_codes(dither.round_(codes[start:end], start, number, index, block_rows), planes[index][start:end])
 
 
 def pack(linear: Tensor, out: OutputSpec, frame_numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Working space -> 10-bit limited BT.2020 NCL 4:2:0 with top-left chroma: (N, H, W) and twice (N, H/2, W/2), uint16.
+    """Working space -> 10-bit limited BT.2020 NCL with top-left chroma: (N, H, W) and twice (N, H/2, W/2), or (N, H, W/2) for "422", uint16.
 
+    Chroma lies on the even columns, and in 4:2:0 on the even rows, as BT.2100 has it.
     frame_numbers: (N,) integers, the frames' places in the whole video: with x and y they choose the dither, so how frames are
     batched does not matter. Light 1.0 comes at white_nits; what is outside BT.2020 or above peak_nits is clipped (Grade leaves none
     above). HLG is for a 1000-nit display, where 203 nits code as 75 %. NaN becomes black; the engine catches it before. Odd H or W
@@ -203,7 +204,8 @@ def pack(linear: Tensor, out: OutputSpec, frame_numbers: Tensor) -> tuple[Tensor
     if frame_numbers.shape != (n,):
         raise ValueError(f"{n} frames need {n} frame numbers, not {tuple(frame_numbers.shape)}")
     high, wide = height + height % 2, width + width % 2
-    sizes = ((n, high, wide), (n, high // 2, wide // 2), (n, high // 2, wide // 2))
+    down = chroma.SUBSAMPLING[out.chroma][1]
+    sizes = ((n, high, wide), (n, high // down, wide // 2), (n, high // down, wide // 2))
     planes = tuple(torch.empty(size, dtype=torch.uint16, device=linear.device) for size in sizes)
     for frame, number in enumerate(frame_numbers.tolist()):
         light = linear[frame]
@@ -213,14 +215,20 @@ def pack(linear: Tensor, out: OutputSpec, frame_numbers: Tensor) -> tuple[Tensor
     return planes
 
 
+def hdr_layout(y: Tensor, u: Tensor) -> PixelLayout:
+    """Which layout planes of `pack`, (..., H, W), have: in 4:2:2 chroma is as high as luma."""
+    return HDR_LAYOUTS["422" if u.shape[-2] == y.shape[-2] > 1 else "420"]
+
+
 def unpack_hdr(y: Tensor, u: Tensor, v: Tensor, transfer_name: str) -> Tensor:
     """Planes as `pack` makes them -> (N, 3, H, W) float32 nits, BT.2020 primaries.
 
     transfer_name: "pq" (0 to 10000 nits) or "hlg" (0 to 1000, on the 1000-nit display). Raises InputError on another.
     """
     check_output(transfer_name)
-    n, height, width = chroma.check_planes((y, u, v), HDR_LAYOUT)
-    how = chroma.coding(HDR_LAYOUT, HDR_SPEC)
+    layout = hdr_layout(y, u)
+    n, height, width = chroma.check_planes((y, u, v), layout)
+    how = chroma.coding(layout, HDR_SPEC)
     out = torch.empty(n, 3, height, width, dtype=torch.float32, device=y.device)
     for frame in range(n):
         for first, last in _blocks(height, width, y.device):
@@ -236,8 +244,9 @@ def unpack_hdr(y: Tensor, u: Tensor, v: Tensor, transfer_name: str) -> Tensor:
 
 def hdr_maximum(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Planes as `pack` makes them -> (N, H, W) float32: the largest of the signals R', G', B' of every pixel, not clipped."""
-    n, height, width = chroma.check_planes((y, u, v), HDR_LAYOUT)
-    how = chroma.coding(HDR_LAYOUT, HDR_SPEC)
+    layout = hdr_layout(y, u)
+    n, height, width = chroma.check_planes((y, u, v), layout)
+    how = chroma.coding(layout, HDR_SPEC)
     out = torch.empty(n, height, width, dtype=torch.float32, device=y.device)
     for frame in range(n):
         for first, last in _blocks(height, width, y.device):

@@ -27,6 +27,7 @@ from pipeline.sequence import Run
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import index_name, no_space_named, run_span
 from pipeline.streams import plan_copies
+from pipeline.telemetry.account import account_of
 from pipeline.verify import PROVENANCE_KEY, verify
 from pipeline.version import VERSION
 
@@ -134,6 +135,7 @@ class _Joiner:
         partial = self.workdir / f"final.{plan.container}"
         converted = {track.stream_index for track in plan.tracks}
         copies = plan_copies(prepared.source, plan.container, converted)
+        account = account_of(prepared, copies)
         joined = assemble(
             prepared.source,
             partial,
@@ -146,11 +148,13 @@ class _Joiner:
             provenance_key=PROVENANCE_KEY,
             provenance=self._provenance(levels),
         )
+        account = account.keep(joined, partial)
         report = verify(
             prepared.source,
             partial,
             sidecar_stem=prepared.output,
             to_be_saved={copy.stream for copy in copies if copy.action == "sidecar"},
+            boxes_to_be_saved=account.moved_boxes,
             fps=prepared.fps,
             color_overrides=prepared.color_overrides,
         )
@@ -161,10 +165,11 @@ class _Joiner:
             )
         self._check_source()
         write_sidecars(prepared.source, copies, prepared.output, joined.shift_seconds)
+        saved = account.save(joined, partial, always="manifest" in plan.extras)
         publish(partial, prepared.output)
         repeated = sum(len(line["repeated"]) for line in self.lines.values())
         redone = sum(line["redone_in_float32"] for line in self.lines.values())
-        warnings = [*plan.warnings, *joined.warnings]
+        warnings = [*plan.warnings, *joined.warnings, *saved.warnings]
         if repeated:
             warnings.append(
                 f"{repeated} damaged frames were replaced by the last good one, so that timing holds (--strict refuses such files)."
@@ -173,13 +178,16 @@ class _Joiner:
             warnings.append(f"the decoder gave {strangers} frames that no packet announces; they are left out.")
         if redone:
             warnings.append(f"{redone} frames were not finite in {plan.precision} and were redone in float32.")
-        finished = Finished(prepared, self.lines, copies, joined.shift_seconds, joined.output_streams, tuple(warnings))
-        write_extras(finished)
+        finished = Finished(
+            prepared, self.lines, saved.entries, joined.shift_seconds, joined.output_streams, tuple(warnings)
+        )
+        warnings += write_extras(finished)
         if "report" in plan.extras and write_report is not None:
             try:
                 write_report(finished, extra_paths(prepared)["report"][0])
             except SunvisorError as error:
                 warnings.append(f"the report is missing: {error}")
+        extras = [path for paths in extra_paths(prepared).values() for path in paths]
         return FileReport(
             source=str(prepared.source),
             output=str(prepared.output),
@@ -194,7 +202,8 @@ class _Joiner:
             repeated_frames=repeated,
             redone_in_float32=redone,
             streams=[dataclasses.asdict(copy) for copy in copies],
-            beside=[str(path) for paths in extra_paths(prepared).values() for path in paths],
+            account=[entry.to_dict() for entry in saved.entries],
+            beside=list(dict.fromkeys(str(path) for path in [*saved.files, *extras])),
             warnings=warnings,
         )
 

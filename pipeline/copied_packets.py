@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Iterator
@@ -117,12 +118,14 @@ class CopiedPackets:
 
     streams: source index -> output stream; the output's header must be written before the first packet is asked for
     shift: seconds added to every time; strict: the container wants every decode time later than the one before (mp4, mov)
-    counts, warnings: filled while iterating
+    counts, payload_bytes, warnings: filled while iterating
     """
 
     def __init__(self, opened: InputContainer, streams: dict[int, Stream], shift: Fraction, *, strict: bool) -> None:
         self.opened, self.streams, self.shift, self.strict = opened, streams, shift, strict
         self.counts = dict.fromkeys(streams, 0)
+        self.payload_bytes = dict.fromkeys(streams, 0)
+        self._sums = {index: hashlib.sha256() for index in streams}
         self.warnings: list[str] = []
         self._clocks = {index: _Clock() for index in streams}
 
@@ -141,6 +144,10 @@ class CopiedPackets:
         for index in self.streams:
             yield from self._release(index, None)
             self._note(index)
+
+    def payloads(self) -> dict[int, tuple[int, str]]:
+        """Bytes and SHA-256 of all payloads of each stream one after another, by source index. Ask once all are read."""
+        return {index: (self.payload_bytes[index], state.hexdigest()) for index, state in self._sums.items()}
 
     def _release(self, index: int, known_dts: int | None) -> Iterator[av.Packet]:
         """Packets that had no decode time (the first of a Matroska video), counted back from the first that has one."""
@@ -166,6 +173,8 @@ class CopiedPackets:
             clock.moved += 1
         clock.last_dts = new_dts
         self.counts[packet.stream_index] += 1
+        self.payload_bytes[packet.stream_index] += packet.size
+        self._sums[packet.stream_index].update(packet)
         packet.stream = made
         packet.pts, packet.dts = new_pts, new_dts
         packet.duration = round(duration * packet.time_base / out_base)

@@ -70,6 +70,8 @@ class CudaEngine:
         )
         self._helpers = ThreadPoolExecutor(max(1, threads), "finish", torch.set_num_threads, (1,))
         self._colour = fused_color.backend(self.device)
+        if engine.out.chroma != "420":
+            self._colour = fused_color.Backend("torch", f"there are no kernels for {engine.out.chroma}")
         self._fused = self._colour.name == "triton"
         self._sizes: Sizes = ()
         self._stay = False

@@ -1,6 +1,6 @@
 """Packed 10-bit planes -> span file: which encoder, with which settings, and the proof that the file holds what went in.
 
-A span file is an mp4 of one closed video, its first frame at time 0. Its bytes depend on the frames and the EncoderChoice
+A span file is an mp4 (of ProRes a mov) of one closed video, its first frame at time 0. Its bytes depend on the frames and the EncoderChoice
 alone (pipeline/encoder_choice.py).
 """
 
@@ -19,12 +19,11 @@ import av
 import torch
 from av.error import FFmpegError
 
-from pipeline.encoder_choice import SOFTWARE, EncoderChoice, configure
+from pipeline.encoder_choice import HARDWARE, X265_MIN_WIDTH, EncoderChoice, color_tags, configure
 from pipeline.errors import ConversionError, InputError
 from pipeline.hardware import gpu_frame, p010_planes
 
 LUMA_TOLERANCE_CODES = 8.0
-X265_MIN_WIDTH = 64
 X265_REORDER_FRAMES = 2
 
 
@@ -36,7 +35,7 @@ class SpanEncoder:
     time_base: 1/n seconds a tick, kept exactly in the file
     rate: nominal frames per second; sets the keyframe distance and rate control, never the timestamps
     sample_aspect_ratio: None is square
-    transfer: "pq" or "hlg"
+    transfer: "pq", "hlg" or "sdr" (BT.709)
     threads: cores the encoder may use; decides no byte
     on_gpu: frames come, and stay, in GPU memory (NVENC alone; see hardware.encoder_memory)
     Raises InputError below 64 pixels of width with libx265, ConversionError when the encoder does not take these settings, OSError
@@ -67,13 +66,13 @@ class SpanEncoder:
         self.path, self.choice, self.width, self.height = path, choice, width, height
         self.time_base = time_base
         self.frames = self.packets = 0
-        self._on_gpu = on_gpu
+        self._on_gpu, self._color_tags = on_gpu, color_tags(transfer)
         self._last_pts = -1
         self._durations: dict[int, int] = {}
         ticks = str(time_base.denominator)
         with _told(path, f"{choice} does not take {width}x{height} at {rate} frames per second"):
             options = {"video_track_timescale": ticks, "movie_timescale": ticks}
-            self._file = av.open(str(path), "w", format="mp4", options=options)
+            self._file = av.open(str(path), "w", format=choice.span_container, options=options)
             try:
                 self._stream = self._file.add_stream(choice.encoder, rate=rate, time_base=time_base)
                 context = self._stream.codec_context
@@ -99,8 +98,9 @@ class SpanEncoder:
     def write(self, y: torch.Tensor, u: torch.Tensor, v: torch.Tensor, pts: int, duration: int) -> None:
         """Encode one frame; frames come in rising pts.
 
-        y: (height, width), u, v: (height / 2, width / 2) uint16 tensors, contiguous, codes 0 to 1023. On the CPU they are read in
-            place: leave them unchanged until the encoder is closed. On a GPU (on_gpu) they are complete, and read when this returns.
+        y: (height, width), u, v: (height / 2, width / 2) uint16 tensors, contiguous, codes 0 to 1023; for ProRes u and v are as high
+            as y, for H.264 all are uint8. On the CPU they are read in place: leave them unchanged until the encoder is closed. On a GPU
+            (on_gpu) they are complete, and read when this returns.
         pts, duration: ticks of time_base from the span's first frame
         Raises ConversionError when the encoder fails, DeviceMemoryError (transient) when the GPU has no memory for the frame.
         """
@@ -142,9 +142,12 @@ class SpanEncoder:
     def _frame(self, y: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> av.VideoFrame:
         if self._on_gpu:
             return gpu_frame(y, u, v)
-        if self.choice.encoder in SOFTWARE.values():
-            return av.VideoFrame.from_dlpack((y, u, v), format="yuv420p10le", width=self.width, height=self.height)
-        return av.VideoFrame.from_dlpack(p010_planes(y, u, v), format="p010le", width=self.width, height=self.height)
+        planes = p010_planes(y, u, v) if self.choice.encoder in HARDWARE.values() else (y, u, v)
+        form = {"format": self.choice.pixel_format, "width": self.width, "height": self.height}
+        frame = av.VideoFrame.from_dlpack(planes, **form)
+        if self.choice.codec == "prores":  # its frame headers state the colours of the frames, not of the encoder
+            frame.color_primaries, frame.color_trc, frame.colorspace = self._color_tags
+        return frame
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         # With no more frames than it reorders, x265 never learns its delay and gives random decode times (4.2, Lookahead).

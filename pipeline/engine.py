@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from models.deform_conv import choose_backend
 from models.model import Model
-from pipeline import frame_files, light
+from pipeline import flow, frame_files, light
+from pipeline.choice import Choice
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout, pack, unpack
 from pipeline.errors import ConversionError, InputError
 from pipeline.frame_stats import FrameStats, measure_frame, restored_share
 from pipeline.invented import invented
 from pipeline.light import LightLevels
+from pipeline.proxy import make_proxy, proxy_in
 from pipeline.stages.deband import Deband
 from pipeline.stages.denoise import Denoise
 from pipeline.stages.grade import Grade
@@ -30,6 +32,7 @@ from pipeline.stages.reconstruct import Reconstruct, network_size
 from pipeline.stages.temporal import Sample, Temporal
 
 if TYPE_CHECKING:
+    from pipeline.exclusion import Polygon
     from pipeline.overlay import OverlayBox
 
 
@@ -48,14 +51,27 @@ class PackedFrame:
     mask: Tensor | None = None
     stats: FrameStats | None = None
     linear: Tensor | None = None
+    proxy: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as unpacked; sample: that stage's own."""
+    """What is kept of a frame for the temporal stage. sdr: (1,3,H,W) as recorded, its text as shown; sample: that stage's own; unpacked: as
+    Restored has it."""
 
     sdr: Tensor
     sample: Sample
+    unpacked: Tensor
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Frames before they are graded, (N,3,H,W) all. sdr: what counts as recorded; light: restored; unpacked: as they were read, which differs
+    from `sdr` where burnt-in text is held."""
+
+    sdr: Tensor
+    light: Tensor
+    unpacked: Tensor
 
 
 class Engine:
@@ -63,8 +79,8 @@ class Engine:
 
     model: a loaded checkpoint on `device`; stage_names: which stages run, in order; tile, scale: see Reconstruct
     options: keyword arguments of stages by their names, such as {"temporal": {"radius": 2}}
-    boxes: where text is burnt in, which the network does not get to see
-    beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py)
+    boxes: where text is burnt in, which the network does not get to see; excluded: what stays as recorded
+    beside: what frames come with: "mask" (pipeline/invented.py), "stats" (pipeline/frame_stats.py), a proxy's name (pipeline/proxy.py)
 
     Stages see one frame at a time, but for `temporal`, which sees `radius` more on either side. Without it, `process` does everything;
     with it, `sample` goes before that stage and `finish` from there on.
@@ -84,6 +100,7 @@ class Engine:
         scale: float = 1.0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         boxes: tuple[OverlayBox, ...] = (),
+        excluded: tuple[Polygon, ...] = (),
         beside: frozenset[str] = frozenset(),
     ) -> None:
         self.device = torch.device(device)
@@ -96,15 +113,23 @@ class Engine:
         makers: dict[str, Callable[[], nn.Module]] = {
             "denoise": lambda: Denoise(transfer=color.transfer, **told["denoise"]),
             "deband": lambda: Deband(layout, color),
-            "reconstruct": lambda: Guarded(boxes, self._reconstruct) if boxes else self._reconstruct,
+            "reconstruct": lambda: (
+                Guarded(boxes, excluded, self._reconstruct) if boxes or excluded else self._reconstruct
+            ),
             "grade": lambda: Grade(out.white_nits, out.peak_nits, **told["grade"]),
         }
-        self.temporal = Temporal(**told["temporal"]) if "temporal" in stage_names else None
+        self._flow = flow.choose_method(self.device)
+        self.temporal = Temporal(**told["temporal"], method=self._flow.taken) if "temporal" in stage_names else None
         self.stages = nn.ModuleList(makers[name]() for name in stage_names if name in makers)
         restoring = len(self.stages) - ("grade" in stage_names)
         self._before, self._after = self.stages[:restoring], self.stages[restoring:]
-        self._beside = beside
+        self._beside, self._proxy = beside, proxy_in(beside)
         self._model, self.precision, self._tile, self._scale = model, precision, tile, scale
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What was decided for this device and why, for people."""
+        return (self._flow,) if self.temporal else ()
 
     @property
     def redone_frames(self) -> int:
@@ -128,15 +153,23 @@ class Engine:
 
         first_frame: number of the first one within the track (dither)
         """
+        return self.deliver(self.restore(planes), first_frame)
+
+    def restore(self, planes: list[tuple[Tensor, ...]]) -> Restored:
+        """Decoded planes of some frames -> the frames restored, each for itself: not smoothed, not graded."""
         with torch.inference_mode():
-            sdr = self._unpacked(planes)
-            return self._finished(sdr, self._restored(sdr), first_frame)
+            unpacked = self._unpacked(planes)
+            return Restored(*self._restored(unpacked), unpacked)
 
     def sample(self, planes: tuple[Tensor, ...]) -> Kept:
         """Decoded planes of one frame -> what `finish` needs of it, for itself and for its neighbours."""
+        return self.keep(self.restore([planes]))
+
+    def keep(self, restored: Restored) -> Kept:
+        """One restored frame -> the same as `sample`."""
         with torch.inference_mode():
-            sdr = self._unpacked([planes])
-            return Kept(sdr, self.temporal.sample(sdr[0], self._restored(sdr)[0]))
+            sample = self.temporal.sample(restored.sdr[0], restored.light[0])
+            return Kept(restored.sdr, sample, restored.unpacked)
 
     def finish(self, window: Sequence[Kept], place: int, number: int) -> PackedFrame:
         """Smooth, grade and pack one frame.
@@ -144,9 +177,18 @@ class Engine:
         window: the samples of the frame and of up to `radius` neighbours on either side, in order; place: which of them is the frame
         number: the frame's within the track (dither)
         """
+        return self.deliver(self.smooth(window, place), number)[0]
+
+    def smooth(self, window: Sequence[Kept], place: int) -> Restored:
+        """One frame of a window as for `finish`, smoothed and not graded."""
         with torch.inference_mode():
             frame = self.temporal([kept.sample for kept in window], place)
-            return self._finished(window[place].sdr, frame[None], number)[0]
+            return Restored(window[place].sdr, frame[None], window[place].unpacked)
+
+    def deliver(self, restored: Restored, first_frame: int) -> list[PackedFrame]:
+        """Grade and pack consecutive frames. first_frame: number of the first one within the track (dither)"""
+        with torch.inference_mode():
+            return self._finished(restored.sdr, restored.light, first_frame)
 
     def _unpacked(self, planes: list[tuple[Tensor, ...]]) -> Tensor:
         """Decoded planes of some frames -> (N,3,H,W) float32 linear light, SDR white = 1.0."""
@@ -154,18 +196,25 @@ class Engine:
         stacked = tuple(self._upload(torch.stack([frame[plane] for frame in planes])) for plane in range(count))
         return unpack(stacked, self.layout, self.color)
 
-    def _restored(self, frames: Tensor) -> Tensor:
+    def _restored(self, sdr: Tensor) -> tuple[Tensor, Tensor]:
+        """What counts as recorded, and the restored frames: the text that the guard holds below white was not put there by the network."""
+        frames = sdr
         for stage in self._before:
-            frames = stage(frames)
-        return frames
+            if isinstance(stage, Guarded):
+                held, restored = stage.pair(frames)
+                sdr, frames = sdr + (held - frames), restored
+            else:
+                frames = stage(frames)
+        return sdr, frames
 
     def _finished(self, sdr: Tensor, frames: Tensor, first_frame: int) -> list[PackedFrame]:
-        """sdr: as unpacked; frames: restored. Both (N,3,H,W)."""
+        """As `_restored` gives them, (N,3,H,W) both."""
         masks = invented(sdr, frames).cpu() if "mask" in self._beside else [None] * len(frames)
         shares = [restored_share(*pair) for pair in zip(sdr, frames, strict=True)] if "stats" in self._beside else []
         for stage in self._after:
             frames = stage(frames)
         linear = frames.cpu() if self._beside & frame_files.ENDINGS.keys() else [None] * len(frames)
+        proxies = self._proxies(frames, first_frame)
         numbers = torch.arange(first_frame, first_frame + len(frames))
         y, u, v = (plane.cpu() for plane in pack(frames, self.out, numbers))
         transfer = self.out.transfer
@@ -177,9 +226,18 @@ class Engine:
         else:
             levels, stats = light.measure(y, u, v, transfer), [None] * len(frames)
         return [
-            PackedFrame(*planes, level, mean_luma(planes[0]), mask, one, light_of_it)
-            for *planes, level, mask, one, light_of_it in zip(y, u, v, levels, masks, stats, linear, strict=True)
+            PackedFrame(*planes, level, mean_luma(planes[0]), *beside)
+            for *planes, level, beside in zip(
+                y, u, v, levels, zip(masks, stats, linear, proxies, strict=True), strict=True
+            )
         ]
+
+    def _proxies(self, frames: Tensor, first_frame: int) -> list[tuple[Tensor, Tensor, Tensor] | None]:
+        """Planes of the proxies of graded frames, on the CPU; None each where there are to be none."""
+        if self._proxy is None:
+            return [None] * len(frames)
+        made = [make_proxy(frame, self._proxy, self.out, number) for number, frame in enumerate(frames, first_frame)]
+        return [(y.cpu(), u.cpu(), v.cpu()) for y, u, v in made]
 
     def _upload(self, plane: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -22,6 +22,19 @@ def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
     On a GPU it is kept for the next span, with its graph and its pinned memory, unless frames look at their neighbours or come
     with more than their planes: pipeline/lanes.py does that. threads: for what it does on the host
     """
+    model, settings = _told(plan, track)
+    streams = plan.device == "cuda" and not plan.tracks[track].radius and not kinds_beside(plan.extras)
+    return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
+
+
+def plain_engine(plan: Plan, track: int) -> Engine:
+    """The same, frame by frame and step by step on every device. Raises ConversionError as `engine_for`."""
+    model, settings = _told(plan, track)
+    return _engine(*model, settings)
+
+
+def _told(plan: Plan, track: int) -> tuple[tuple[str, str, str], tuple]:
+    """Which model, and the settings of `_engine`."""
     engines.check_numerics_class(plan.numerics_class, plan.device)
     job = plan.tracks[track]
     model = (plan.model_path, plan.model_sha256, plan.device)
@@ -29,9 +42,20 @@ def engine_for(plan: Plan, track: int, threads: int = 1) -> Engine | CudaEngine:
     told = plan.stage_options | {"temporal": {"radius": job.radius}, "denoise": {"strength": job.denoise}}
     options, beside = json.dumps(told, sort_keys=True), kinds_beside(plan.extras)
     boxes = job.overlays if "overlay" in stages else ()
-    settings = (boxes, beside, stages, job.layout, job.color, plan.out, plan.precision, job.tile, plan.scale, options)
-    streams = plan.device == "cuda" and not job.radius and not beside
-    return _cuda_engine(*model, settings, threads) if streams else _engine(*model, settings)
+    settings = (
+        boxes,
+        job.excluded,
+        beside,
+        stages,
+        job.layout,
+        job.color,
+        plan.out,
+        plan.precision,
+        job.tile,
+        plan.scale,
+        options,
+    )
+    return model, settings
 
 
 @functools.lru_cache(maxsize=2)
@@ -45,7 +69,7 @@ def _model(path: str, sha256: str, device: str) -> Model:
 
 
 def _engine(path: str, sha256: str, device: str, settings: tuple) -> Engine:
-    names = ("boxes", "beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
+    names = ("boxes", "excluded", "beside", "stage_names", "layout", "color", "out", "precision", "tile", "scale")
     *plain, options = settings
     told = dict(zip(names, plain, strict=True)) | {"options": json.loads(options)}
     return Engine(model=_model(path, sha256, device), device=device, **told)

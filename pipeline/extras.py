@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,10 @@ from pipeline.evidence import TrackEvidence, manifest, manifest_path, write_mani
 from pipeline.hdr10plus import json_path, write_json
 from pipeline.mask import join_masks, mask_path
 from pipeline.prepare import Prepared
-from pipeline.streams import CopyPlan
+from pipeline.proxy import proxy_in
+from pipeline.proxy_file import proxy_path, write_proxy
+from pipeline.telemetry.manifest import Entry
+from pipeline.telemetry.manifest import manifest_path as streams_path
 
 REPORT_SUFFIX = ".report.html"
 
@@ -25,13 +28,13 @@ REPORT_SUFFIX = ".report.html"
 class Finished:
     """A conversion whose output is published, and whose work folder is still there.
 
-    lines: ledger line of each (track, span); copies: what became of the other streams
+    lines: ledger line of each (track, span); account: what became of every stream, box, tag and companion file
     shift_seconds, output_streams, warnings: as pipeline.assemble reports them, warnings with those of the plan
     """
 
     prepared: Prepared
     lines: Mapping[tuple[int, int], Mapping[str, Any]]
-    copies: Sequence[CopyPlan]
+    account: Sequence[Entry]
     shift_seconds: Fraction
     output_streams: Mapping[int, int]
     warnings: Sequence[str]
@@ -40,10 +43,13 @@ class Finished:
         """Ledger lines of a track's spans, in order."""
         return [self.lines[number, span.number] for span in self.prepared.plan.tracks[number].spans]
 
+    def pieces(self, number: int, kind: str) -> list[Path]:
+        """What a track's spans wrote beside their video, in order; kind: as pipeline.plan.kinds_beside has it."""
+        return [self.prepared.workdir / line["beside"][kind]["file"] for line in self.of_track(number)]
+
     def stats(self, number: int) -> np.ndarray:
         """Rows of pipeline.frame_stats.TABLE of a track's frames, in order."""
-        files = [self.prepared.workdir / line["beside"]["stats"]["file"] for line in self.of_track(number)]
-        return frame_stats.merge(frame_stats.load(file) for file in files)
+        return frame_stats.merge(frame_stats.load(file) for file in self.pieces(number, "stats"))
 
 
 def extra_paths(prepared: Prepared) -> dict[str, list[Path]]:
@@ -51,41 +57,47 @@ def extra_paths(prepared: Prepared) -> dict[str, list[Path]]:
     return extra_files(prepared.output, len(prepared.plan.tracks), prepared.plan.extras)
 
 
-def extra_files(output: Path, tracks: int, extras: Collection[str]) -> dict[str, list[Path]]:
-    """The same by the output's name and the number of converted tracks. extras: names of what is asked for"""
+def extra_files(output: Path, tracks: int, extras: Sequence[str]) -> dict[str, list[Path]]:
+    """The same by the output's name and the number of converted tracks. extras: as in pipeline.plan.Plan"""
     paths = {
         "mask": [mask_path(output, number) for number in range(tracks)],
         "hdr10plus": [json_path(output, number) for number in range(tracks)],
         "evidence": [manifest_path(output)],
+        "manifest": [streams_path(output)],
         "report": [output.with_name(output.stem + REPORT_SUFFIX)],
     }
-    return {name: files for name, files in paths.items() if name in extras}
+    asked = {name: files for name, files in paths.items() if name in extras}
+    return asked | ({"proxy": [proxy_path(output, number) for number in range(tracks)]} if proxy_in(extras) else {})
 
 
-def write_extras(finished: Finished) -> None:
-    """Write all but the report; each file appears only when it is complete."""
+def write_extras(finished: Finished) -> list[str]:
+    """Write all but the report; each file appears only when it is complete. Returns warnings."""
+    warnings: list[str] = []
     prepared, extras = finished.prepared, extra_paths(finished.prepared)
     for number, path in enumerate(extras.get("mask", [])):
         _write_mask(finished, number, path)
     for number, path in enumerate(extras.get("hdr10plus", [])):
         write_json(path, finished.stats(number), transfer=prepared.plan.out.transfer)
+    for number, path in enumerate(extras.get("proxy", [])):
+        pieces = finished.pieces(number, proxy_in(prepared.plan.extras).name)
+        warnings += write_proxy(prepared, number, pieces, finished.shift_seconds, path)
     for kind in frame_files.ENDINGS.keys() & set(prepared.plan.extras):
-        files = [prepared.workdir / line["beside"][kind]["file"] for line in finished.of_track(0)]
-        frame_files.unpack_frames(files, prepared.frames)
+        frame_files.unpack_frames(finished.pieces(0, kind), prepared.frames)
     if "evidence" in extras:
         beside = {
             f"{name}{f' {number}' if number else ''}": path
-            for name in ("mask", "hdr10plus")
+            for name in ("mask", "hdr10plus", "proxy")
             for number, path in enumerate(extras.get(name, []))
         }
         write_manifest(prepared.output, _evidence(finished, beside))
+    return warnings
 
 
 def _write_mask(finished: Finished, number: int, target: Path) -> None:
     prepared = finished.prepared
     track, index = prepared.plan.tracks[number], prepared.indices[number]
     shift = round(finished.shift_seconds * track.time_base_den)
-    files = [prepared.workdir / line["beside"]["mask"]["file"] for line in finished.of_track(number)]
+    files = finished.pieces(number, "mask")
     starts = [int(index.frame_pts[span.first_frame]) * track.ticks + shift for span in track.spans]
     partial = prepared.workdir / f"final.{number}.mask.mp4"
     join_masks(files, starts, partial)

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass
 class FileReport:
-    """What became of one file. status: "done", "already done", "planned", "failed", "refused" or "interrupted"."""
+    """What became of one file. status: "done", "already done", "planned", "failed", "refused" or "interrupted".
+
+    streams: of plan_copies; account: every stream, box, tag and companion file (pipeline.telemetry.manifest.Entry); beside: files written
+    """
 
     source: str
     output: str
@@ -25,6 +28,7 @@ class FileReport:
     repeated_frames: int = 0
     redone_in_float32: int = 0
     streams: list[dict[str, Any]] = field(default_factory=list)
+    account: list[dict[str, Any]] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None

@@ -44,7 +44,12 @@ def fingerprint(source: Path, output: Path, config: Config, machine: Machine, ru
     """
     size, ends = _ends([source] if run is None else run.files)
     facts: list[Any] = [PLAN_VERSION, planned_settings_hash(config, machine), machine.model_sha256]
-    facts += [machine.numerics_class, choose_container(output, config.output.container), size, ends]
+    facts += [
+        machine.numerics_class,
+        choose_container(output, config.output.container, machine.encoder.codec),
+        size,
+        ends,
+    ]
     facts += [str(run.rate(rate_asked(config))) if run is not None else None]
     facts += [_neighbours(source) if config.drive.join and run is None else None]
     return Fingerprint(size, ends, hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest())

@@ -87,7 +87,7 @@ def measure_frame(y: Tensor, u: Tensor, v: Tensor, transfer_name: str, *, restor
     color.check_output(transfer_name)
     planes = (y[None], u[None], v[None])
     if transfer_name == "pq":
-        signals = color.unpack(planes, color.HDR_LAYOUT, _SIGNALS)[0]
+        signals = color.unpack(planes, color.hdr_layout(*planes[:2]), _SIGNALS)[0]
         brightest, channels = _brightest(signals), signals.flatten(1).amax(dim=1)
     else:
         nits = color.unpack_hdr(*planes, transfer_name)[0]

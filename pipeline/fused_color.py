@@ -129,8 +129,10 @@ def pack(linear: Tensor, out: OutputSpec, frame_numbers: Tensor) -> tuple[Tensor
     As color.pack, to the bit: odd sizes padded to even, NaN becomes black, codes 4 to 1019, dither by place and absolute frame number.
     linear: (N, 3, H, W) float32, any strides. frame_numbers: (N,) integers; numbers on the CPU are uploaded, so inside a CUDA graph
     they must be an int64 tensor on the device, which is read at every replay. Raises InputError on an unknown transfer, ValueError
-    on another dtype or count.
+    on another dtype, count or chroma layout.
     """
+    if out.chroma != "420":
+        raise ValueError(f"the kernels pack 4:2:0, not {out.chroma}; color.pack does")
     if backend(linear.device).name == "torch":
         return color.pack(linear, out, frame_numbers)
     return _pack(linear, out, frame_numbers)

@@ -25,8 +25,8 @@ def histogram(y: Tensor, u: Tensor, v: Tensor, transfer_name: str) -> Tensor:
 
     color.check_output(transfer_name)
     planes = tuple(plane.contiguous() for plane in (y, u, v))
-    n, height, width = chroma.check_planes(planes, color.HDR_LAYOUT)
-    how = chroma.coding(color.HDR_LAYOUT, color.HDR_SPEC)
+    n, height, width = chroma.check_planes(planes, color.HDR_LAYOUTS["420"])
+    how = chroma.coding(color.HDR_LAYOUTS["420"], color.HDR_SPEC)
     counts = torch.zeros(n, light.LEVELS + 1, dtype=torch.int32, device=y.device)
     if n == 0:
         return counts

@@ -33,6 +33,8 @@ SEI_MASTERING = 137
 SEI_LIGHT = 144
 OBU_LIGHT = 1
 OBU_MASTERING = 2
+IN_PACKETS = ("hevc", "av1")
+"""Codecs whose packets carry the metadata; of all others the container alone does."""
 PREFIX_SEI_HEADER = bytes([HEVC_PREFIX_SEI << 1, 1])
 
 Chromaticity = tuple[float, float]
@@ -179,7 +181,7 @@ def insert(codec: str, packet: bytes, mastering: MasteringDisplay, light: Conten
         return insert_hevc(packet, hevc_nals(mastering, light))
     if codec == "av1":
         return insert_av1(packet, av1_obus(mastering, light))
-    raise ConversionError(f"No place for HDR10 metadata in {codec!r} packets; legal codecs: hevc, av1.")
+    raise ConversionError(f"No place for HDR10 metadata in {codec!r} packets; legal codecs: {', '.join(IN_PACKETS)}.")
 
 
 def read_hevc_sei(packet: bytes) -> StaticMetadata:

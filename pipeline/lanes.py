@@ -16,8 +16,8 @@ import torch
 from pipeline.engine import Engine, Kept, PackedFrame
 
 BUDGET_BYTES = 1_500_000_000
-SAMPLE_PIXEL_BYTES = 24
-"""What a sample of the temporal stage keeps of a pixel: the frame before and after the network."""
+SAMPLE_PIXEL_BYTES = 36
+"""What a sample of the temporal stage keeps of a pixel: the frame before and after the network, and as read where text is held."""
 
 Planes = tuple[torch.Tensor, ...]
 Item = TypeVar("Item")

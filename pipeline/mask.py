@@ -1,7 +1,7 @@
 """Mask: how much of each pixel came from the network instead of the camera, as a small lossless video beside the result.
 
 Lossless H.264 in mp4, 8 bits, full range, the mask as luma and no colour: frame for frame the result's frames, at the same times. FFV1
-would do as well, but goes into no container whose times are exact.
+would do as well, but few players take it.
 """
 
 from __future__ import annotations

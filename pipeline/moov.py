@@ -61,12 +61,12 @@ def read_moov(file: BinaryIO) -> tuple[int, bytes] | None:
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
+        length, header = int.from_bytes(head[:4], "big"), 8
         if length == 1:
-            length = int.from_bytes(head[8:16], "big")
+            length, header = int.from_bytes(head[8:16], "big"), 16
         elif length == 0:
             length = size - at
-        if length < 8 or at + length > size:
+        if length < header or at + length > size:
             return None
         if head[4:8] == b"moov":
             if length > MAX_MOOV_BYTES:
@@ -87,10 +87,10 @@ def track_tags(file: BinaryIO) -> dict[int, str]:
         return {}
     data = found[1]
     tags, chapters = {}, set()
-    for track in _tracks(data):
+    for track in tracks(data):
         entry = inside(data, track, b"mdia", b"minf", b"stbl", b"stsd")
         if entry is not None and entry.end - entry.body >= 16:
-            tags[_track_id(data, track)] = data[entry.body + 12 : entry.body + 16].decode("latin-1")
+            tags[track_id(data, track)] = data[entry.body + 12 : entry.body + 16].decode("latin-1")
         names = inside(data, track, b"tref", b"chap")
         if names is not None:
             chapters |= {one for (one,) in struct.iter_unpack(">I", data[names.body : names.end])}
@@ -118,10 +118,10 @@ def finish_moov(
         if found is None or found[0] + len(found[1]) != file.seek(0, os.SEEK_END):
             raise AssertionError(f"{path}: moov is not the last box")
         position, data = found[0], bytearray(found[1])
-        for track in _tracks(data):
-            if (ticks := hidden.get(_track_id(data, track))) is not None:
+        for track in tracks(data):
+            if (ticks := hidden.get(track_id(data, track))) is not None:
                 _hide_start(data, track, *ticks)
-            if (language := languages.get(_track_id(data, track))) is not None:
+            if (language := languages.get(track_id(data, track))) is not None:
                 _set_language(data, track, language)
         if covers:
             _add_covers(data, covers)
@@ -130,14 +130,16 @@ def finish_moov(
         file.truncate()
 
 
-def _tracks(data: bytes | bytearray) -> list[Box]:
+def tracks(data: bytes | bytearray) -> list[Box]:
+    """The track boxes of a moov box that starts at 0."""
     moov = next(boxes(data, 0, len(data)))
     return [box for box in boxes(data, moov.body, moov.end) if box.kind == b"trak"]
 
 
-def _track_id(data: bytes | bytearray, track: Box) -> int:
+def track_id(data: bytes | bytearray, track: Box) -> int:
+    """Id of a track (clause 8.3.2), 0 when it has no header."""
     header = inside(data, track, b"tkhd")
-    if header is None:
+    if header is None or header.end - header.body < 24:
         return 0
     version = data[header.body]
     return struct.unpack_from(">I", data, header.body + (20 if version else 12))[0]
@@ -186,9 +188,15 @@ def _add_covers(data: bytearray, covers: list[tuple[str, bytes]]) -> None:
         if found is None:
             raise AssertionError(f"the muxer wrote no {kind.decode()} box")
         chain.append(found)
-    data[chain[-1].end : chain[-1].end] = cover
+    resize(data, chain, chain[-1].end, cover)
+
+
+def resize(data: bytearray, chain: list[Box], at: int, new: bytes = b"", *, remove: int = 0) -> None:
+    """Put `new` in place of `remove` bytes at a position within all boxes of `chain`, and correct their sizes. Boxes read before are void then."""
+    data[at : at + remove] = new
     for box in chain:
+        size = box.end - box.start + len(new) - remove
         if box.body - box.start == 16:
-            struct.pack_into(">Q", data, box.start + 8, box.end - box.start + len(cover))
+            struct.pack_into(">Q", data, box.start + 8, size)
         else:
-            struct.pack_into(">I", data, box.start, box.end - box.start + len(cover))
+            struct.pack_into(">I", data, box.start, size)

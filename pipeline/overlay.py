@@ -2,7 +2,7 @@
 
 Text moves with the camera while the scene passes behind it: a pixel of it is bright, part of a narrow structure, and of the same level in
 picture after picture. Several such pieces of one height in a row make a line of text; digits that change are found beside those that stay. A
-single piece counts (as a logo) only where it is very steady and the scene right around it is not. Where the camera stands still everything
+single piece counts (as a logo) only where it is very steady, its sharp edge included. Where the camera stands still everything
 is steady, and nothing is found: then boxes can be given by hand.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import InputError
-from pipeline.overlay_text import MOVING_CODES, Area, change_of, joined, lines_of, logos_of, look, pieces_of
+from pipeline.overlay_logos import logos_of
+from pipeline.overlay_text import MOVING_CODES, Area, View, bounds, change_of, joined, lines_of, look, pieces_of
 from pipeline.stages.overlay import CONTEXT_PX, cover_of, darkness_of, fill, kernel_px, spread
 
 Array = np.ndarray
@@ -39,6 +40,7 @@ class OverlayBox:
     red, green, blue: the text's colour, as the square root of linear light (0 to 1)
     text_px: about the height of the text
     text, outline: width * height hex digits, row by row: how much of each pixel is ever covered by text, by its dark outline (f = wholly)
+    fixed: a logo: its map holds in every picture, nothing else is looked for
     """
 
     x: int
@@ -51,6 +53,7 @@ class OverlayBox:
     text_px: int
     text: str
     outline: str
+    fixed: bool = False
 
 
 def find_overlays(frames: Iterable[Array]) -> tuple[OverlayBox, ...]:
@@ -65,11 +68,20 @@ def find_overlays(frames: Iterable[Array]) -> tuple[OverlayBox, ...]:
     change = change_of(pictures)
     if (change > MOVING_CODES).mean() < MOVING_SHARE:
         return ()
-    areas: list[tuple[Area, int, int]] = []
-    for number, view in enumerate(look(pictures, max(7, change.shape[0] // 16))):
+    lines: list[tuple[Area, int, int]] = []
+    logos: list[tuple[Area, int, int]] = []
+    shapes = np.zeros(change.shape, bool)
+    views = look(pictures, max(7, change.shape[0] // 16))
+    for number, view in enumerate(views):
         pieces = pieces_of(view)
-        areas += [(*found, number) for found in lines_of(pieces, view) + logos_of(pieces, view, change)]
-    boxes = [_described(_padded(area, px, change.shape), px, pictures, number) for area, px, number in joined(areas)]
+        lines += [(*found, number) for found in lines_of(pieces, view)]
+        for piece, shape in logos_of(pieces, view, pictures, number):
+            logos.append((bounds([piece]), piece.height, number))
+            shapes |= shape
+    lines = [(area, px, _clearest(area, views)) for area, px, _ in joined(lines)]
+    logos = [logo for logo in joined(logos) if not any(_within(logo[0], line[0]) for line in lines)]
+    boxes = [_described(_padded(area, px, change.shape), px, pictures, number) for area, px, number in lines]
+    boxes += [_described(_padded(area, px, change.shape), px, pictures, number, shapes) for area, px, number in logos]
     return tuple(sorted((box for box in boxes if "f" in box.text), key=lambda box: (box.y, box.x)))
 
 
@@ -111,6 +123,17 @@ def _three_channels(frame: Array) -> Array:
     return np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
 
 
+def _clearest(area: Area, views: Sequence[View]) -> int:
+    """Number of the view that shows most text in an area; the first of those that show about as much."""
+    left, top, right, bottom = area
+    shown = [int(view.steady[top:bottom, left:right].sum()) for view in views]
+    return next(number for number, count in enumerate(shown) if count >= 0.8 * max(shown))
+
+
+def _within(one: Area, other: Area) -> bool:
+    return one[0] >= other[0] and one[1] >= other[1] and one[2] <= other[2] and one[3] <= other[3]
+
+
 def _padded(area: Area, px: int, shape: tuple[int, ...]) -> Area:
     """Room for the outline, the codec's smear, and a letter more on either side."""
     up, side = max(5, px // 3), max(6, px)
@@ -118,15 +141,16 @@ def _padded(area: Area, px: int, shape: tuple[int, ...]) -> Area:
     return max(0, left - side), max(0, top - up), min(shape[1], right + side), min(shape[0], bottom + up)
 
 
-def _described(area: Area, px: int, pictures: list[Array], view: int | None) -> OverlayBox:
-    """The box of an area with colour and maps from all pictures. view: number of the one that shows its text; None: the one that shows most."""
+def _described(area: Area, px: int, pictures: list[Array], view: int | None, shapes: Array | None = None) -> OverlayBox:
+    """The box of an area with colour and maps from all pictures. view: number of the one that shows its text; None: the one that shows most.
+    shapes: (H,W) bool, the pixels that logos consist of, for an area of logos; else text is looked for."""
     left, top, right, bottom = area
     first_y, first_x = max(0, top - CONTEXT_PX), max(0, left - CONTEXT_PX)
     crops = np.stack([picture[first_y : bottom + CONTEXT_PX, first_x : right + CONTEXT_PX] for picture in pictures])
     inner = slice(top - first_y, bottom - first_y), slice(left - first_x, right - first_x)
     ever = np.zeros(crops.shape[1:3], np.float32)
     strokes, color = _strokes(crops, px, view)
-    ever[inner] = strokes[inner]
+    ever[inner] = strokes[inner] if shapes is None else shapes[top:bottom, left:right]
     text_at = torch.from_numpy(ever)[None, None]
     near, hole = spread(text_at, 1), spread(text_at, 3)
     target = torch.from_numpy(color).view(1, 3, 1, 1)
@@ -152,6 +176,7 @@ def _described(area: Area, px: int, pictures: list[Array], view: int | None) -> 
         px,
         _hex_digits(text),
         _hex_digits(outline),
+        fixed=shapes is not None,
     )
 
 

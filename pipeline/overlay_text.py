@@ -1,4 +1,4 @@
-"""Burnt-in text in pictures of one camera: which pixels stay text while the scene passes behind them, and which of them form lines or logos.
+"""Burnt-in text in pictures of one camera: which pixels stay text while the scene passes behind them, and which of them form lines.
 
 Three views of a picture show three kinds of text: its least channel white text, the difference of its largest and least channel coloured
 text, also before white, its largest channel bright text of any colour before dark. Each is searched by itself.
@@ -32,10 +32,6 @@ MOVING_CODES = 8.0
 """A pixel that varies by more (standard deviation) shows a scene that moves."""
 LINE_PIECES = 4
 """Pieces of one height that make a line of text."""
-LOGO_LEVEL, LOGO_CALM_CODES = 200, 6.0
-"""A logo's level in codes, at least; how far that may vary at three quarters of its pixels."""
-LOGO_MOVING, LOGO_BESIDE = 0.3, 0.1
-"""Share of what is around a logo that must change; share of what is right beside it that may ever look like it: a patch of sky moves."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,12 @@ class View:
     calm: Array
 
 
+def channels_of(picture: Array) -> tuple[Array, Array, Array]:
+    """What the three views look at, of (...,3) uint8: least channel, largest less least, largest. (...) uint8 each."""
+    bright, least = picture.max(axis=-1), picture.min(axis=-1)
+    return least, bright - least, bright
+
+
 def look(pictures: Sequence[Array], kernel_px: int) -> tuple[View, View, View]:
     """The views of white, coloured and bright text in pictures (H,W,3) uint8; strokes are narrower than kernel_px.
 
@@ -80,10 +82,10 @@ def look(pictures: Sequence[Array], kernel_px: int) -> tuple[View, View, View]:
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (kernel_px | 1,) * 2)
     sums = np.zeros((3, 4, *pictures[0].shape[:2]), np.int32)  # of each view: seen, text, its levels, their squares
     for picture in pictures:
-        bright, least = picture.max(axis=2), picture.min(axis=2)
+        least, color, bright = channels_of(picture)
         kinds = (
             (least, least, BRIGHT, GROUND_BELOW),
-            (bright - least, bright, COLORFUL, GROUND_COLORLESS),
+            (color, bright, COLORFUL, GROUND_COLORLESS),
             (bright, bright, BRIGHT, GROUND_BELOW),
         )
         for totals, (channel, measured, lowest, ground_below) in zip(sums, kinds, strict=True):
@@ -172,34 +174,6 @@ def _letters(group: list[Piece]) -> list[Piece]:
     left, _, right, _ = bounds(group)
     enough = len(alike) >= LINE_PIECES and len(alike) >= 0.5 * len(group) and right - left >= 2.5 * usual
     return alike if enough else []
-
-
-def logos_of(pieces: list[Piece], view: View, change: Array) -> list[tuple[Area, int]]:
-    """Areas of logos, and their heights: large, saturated, steady pieces while the scene right around them moves."""
-    return [(bounds([piece]), piece.height) for piece in pieces if _is_logo(piece, view, change)]
-
-
-def _is_logo(piece: Piece, view: View, change: Array) -> bool:
-    height = change.shape[0]
-    if piece.height < max(10, height / 30) or piece.area < (height / 40) ** 2 or piece.level < LOGO_LEVEL:
-        return False
-    far = piece.height // 2 + 4
-    window = slice(max(0, piece.top - far), piece.bottom + far), slice(max(0, piece.left - far), piece.right + far)
-    inside = view.steady[piece.top : piece.bottom, piece.left : piece.right]
-    if np.quantile(view.calm[piece.top : piece.bottom, piece.left : piece.right][inside], 0.75) > LOGO_CALM_CODES:
-        return False
-    import cv2
-
-    steady = view.steady[window].astype(np.uint8)
-    touching, beside = (
-        cv2.dilate(steady, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * px + 1,) * 2)) > 0 for px in (2, 4)
-    )
-    beside &= ~touching
-    return bool(
-        (change[window][~touching] > 2 * MOVING_CODES).mean() > LOGO_MOVING
-        and beside.any()
-        and view.ever[window][beside].mean() < LOGO_BESIDE
-    )
 
 
 def bounds(pieces: Sequence[Piece]) -> Area:

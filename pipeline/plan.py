@@ -19,9 +19,11 @@ from pipeline import frame_files
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout
 from pipeline.decode import packets_needed
 from pipeline.encoder_choice import EncoderChoice
+from pipeline.exclusion import Polygon
 from pipeline.index import VideoIndex, packets_for
 from pipeline.neighbour import DrivePlace, Neighbour
 from pipeline.overlay import OverlayBox
+from pipeline.proxy import PREFIX
 from pipeline.span import Span
 from pipeline.version import software
 
@@ -42,6 +44,7 @@ class Track:
     denoise: strength of that stage, 0 = it does not run
     overlays: where text is burnt in
     drive: the files before and after, which lend frames to the temporal stage; None where files are not joined
+    excluded: polygons that stay as recorded
     """
 
     stream_index: int
@@ -65,6 +68,7 @@ class Track:
     denoise: float = 0.0
     overlays: tuple[OverlayBox, ...] = ()
     drive: DrivePlace | None = None
+    excluded: tuple[Polygon, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Plan:
         facts += [[track.stream_index, track.content_hash, track.frames] for track in self.tracks]
         facts += [[track.denoise, *map(dataclasses.asdict, track.overlays)] for track in self.tracks]
         facts += [[one and one.packets_hash for one in _ends(track)] for track in self.tracks]
+        facts += [track.excluded for track in self.tracks]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -144,9 +149,10 @@ def busy_stages(track: Track) -> frozenset[str]:
 
 
 def kinds_beside(extras: tuple[str, ...]) -> frozenset[str]:
-    """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, and "stats" (pipeline/frame_stats.py)."""
-    own = {"mask", *frame_files.ENDINGS} & set(extras)
-    return frozenset(own | ({"stats"} if set(extras) - own else set()))
+    """What spans write beside their video for these extras: "mask", a kind of pipeline/frame_files.py, a proxy's name, and "stats"
+    (pipeline/frame_stats.py)."""
+    own = {name for name in extras if name in ("mask", *frame_files.ENDINGS) or name.startswith(PREFIX)}
+    return frozenset(own | ({"stats"} if set(extras) - own - {"manifest"} else set()))
 
 
 def lenders(track: Track, span: Span) -> tuple[Neighbour | None, Neighbour | None]:
@@ -180,6 +186,7 @@ def span_key(plan: Plan, track: Track, span: Span, index: VideoIndex) -> str:
         track.radius,
         track.denoise,
         [dataclasses.asdict(box) for box in track.overlays],
+        track.excluded,
         str(track.color),
         str(track.layout),
         track.deinterlace,
@@ -262,4 +269,5 @@ def _track(data: dict[str, Any]) -> Track:
     data["spans"] = tuple(Span(**span) for span in data["spans"])
     data["overlays"] = tuple(OverlayBox(**box) for box in data["overlays"])
     data["drive"] = None if data["drive"] is None else DrivePlace.from_data(data["drive"])
+    data["excluded"] = tuple(map(tuple, data["excluded"]))
     return Track(**data)

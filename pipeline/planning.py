@@ -26,6 +26,7 @@ from pipeline.prepare import (
     span_keys,
     this_machine,
 )
+from pipeline.proxy_file import proxies_current
 from pipeline.sequence import Run, wrap
 from pipeline.span_job import no_space_named
 from pipeline.verify import read_provenance
@@ -81,18 +82,19 @@ def plan_file(asked: Asked) -> Planned | FileReport:
     earlier = provenance_of(asked.output) if asked.output.exists() else {}
     quick = fingerprint(source, asked.output, config, machine, asked.run)
     recorded = earlier.get(QUICK_KEY)
-    if not asked.paranoid and recorded == dataclasses.asdict(quick) and _beside_is_there(asked, earlier):
+    quickly = not asked.paranoid and config.extras.proxy == "none"  # a proxy is known by the plan alone
+    if quickly and recorded == dataclasses.asdict(quick) and _beside_is_there(asked, earlier):
         return _already_done(asked, earlier, machine.model_restores_highlights)
     if asked.run is not None:
         with no_space_named(asked.output.parent):
             source, config = wrapped(asked.run, work_folder(asked.output), config)
     stamp = stamp_of(source)
-    prepared = make_plan(source, asked.output, config, asked.frames, machine)
+    prepared = make_plan(source, asked.output, config, asked.frames, machine=machine)
     if not asked.output.exists():
         frame_files.refuse_frames(prepared.frames, overwrite=asked.overwrite)
     else:
         same = earlier.get("identity") == prepared.plan.identity()
-        if same and _beside_is_there(asked, earlier):
+        if same and _beside_is_there(asked, earlier) and proxies_current(prepared):
             return _already_done(asked, earlier, prepared.plan.model_restores_highlights)
         if not (same or asked.overwrite):
             raise InputError(

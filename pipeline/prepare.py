@@ -14,11 +14,13 @@ from models.model import DEVICE_PRECISIONS, Model, best_precision
 from pipeline import engine as engines
 from pipeline.color import OutputSpec
 from pipeline.drive_files import join_drive
-from pipeline.encoder_choice import EncoderChoice, resolve_encoder
+from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
+from pipeline.encoder_choice import X265_MIN_WIDTH, EncoderChoice, resolve_encoder
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
-from pipeline.index import VideoIndex, build_index
+from pipeline.index import VideoIndex
 from pipeline.ledger import Ledger, files_of
+from pipeline.looks import Looks
 from pipeline.places import CONTAINERS, work_folder
 from pipeline.plan import (
     PLAN_VERSION,
@@ -28,7 +30,8 @@ from pipeline.plan import (
     kinds_beside,
     span_key,
 )
-from pipeline.probe import StreamInfo, VideoInfo, hdr_reason, probe
+from pipeline.probe import StreamInfo, VideoInfo, hdr_reason
+from pipeline.proxy import Proxy, proxy_size
 from pipeline.span_job import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
@@ -38,6 +41,8 @@ AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base"
 is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
+BITS_A_PIXEL = {"prores_ks": 4.0, "ffv1": 6.0}
+"""highway_960x540.mp4 took 3.0 with ProRes 422 HQ and 3.6 with FFV1; Apple's target for 422 HQ at 1080p is 3.5."""
 BYTES_A_PIXEL_OF_A_FRAME = 6
 """Of a picture with 16 bits a channel, before compression, which noise defeats."""
 
@@ -78,23 +83,29 @@ class Machine:
     model_restores_highlights: bool
 
 
-def this_machine(config: Config) -> Machine:
+def this_machine(config: Config, looks: Looks | None = None) -> Machine:
     """What this machine decides for these settings. Raises InputError for a device, model, precision or encoder that it has not."""
     device = engines.resolve_device(config.device)
-    _, model = _load_model(config.model, device)
-    precision = _choose_precision(config.precision, device, model)
+    _, model = find_model(config.model, device, looks or Looks())
+    precision = choose_precision(config.precision, device, model)
     encoder = resolve_encoder(config.output, device)
     spec = model.spec
     return Machine(device, engines.numerics_class(device), encoder, precision, spec.sha256, spec.restores_highlights)
 
 
-def choose_container(output: Path, wanted: str) -> str:
-    """mp4, mov or mkv, from the setting or the file's name. Raises InputError when they disagree or the name says nothing."""
+def choose_container(output: Path, wanted: str, codec: str = "hevc") -> str:
+    """mp4, mov or mkv, from the setting or the file's name.
+
+    Raises InputError when they disagree, the name says nothing, or the codec does not go into it.
+    """
     by_name = CONTAINERS.get(output.suffix.lower())
     if by_name is None:
         raise InputError(f"{output}: the output's name must end in one of {', '.join(CONTAINERS)}.")
     if wanted not in ("auto", by_name):
         raise InputError(f"{output}: the name says {by_name}, output.container says {wanted}; make them agree.")
+    if by_name not in CODEC_CONTAINERS[codec]:
+        legal = ", ".join(f".{name}" for name in CODEC_CONTAINERS[codec])
+        raise InputError(f"{output}: output.codec={codec} does not go into {by_name}; legal endings: {legal}.")
     return by_name
 
 
@@ -121,18 +132,24 @@ def check_output(source: Path, output: Path) -> None:
 
 
 def make_plan(
-    source: Path, output: Path, config: Config, frames: tuple[Path, ...] = (), machine: Machine | None = None
+    source: Path,
+    output: Path,
+    config: Config,
+    frames: tuple[Path, ...] = (),
+    looks: Looks | None = None,
+    machine: Machine | None = None,
 ) -> Prepared:
     """Probe and index the source and resolve every `auto`. Writes nothing.
 
-    machine: what will convert it (default: this machine)
+    looks: what finds out about the source (default: anew); machine: what will convert it (default: this machine)
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
-    info = probe(source)
+    looks = looks or Looks()
+    info = looks.probe(source)
     streams = _chosen_streams(info, config)
-    machine = machine or this_machine(config)
+    machine = machine or this_machine(config, looks)
     device, encoder, precision = machine.device, machine.encoder, machine.precision
-    model_path, model = _load_model(config.model, device)
+    model_path, model = find_model(config.model, device, looks)
     warnings: list[str] = []
     if not model.spec.restores_highlights:
         warnings.append(
@@ -142,7 +159,7 @@ def make_plan(
     fps = _rate_asked(config, info)
     if fps is not None and not info.has_no_clock:
         warnings.append(f"--fps {fps} is not used: the file has its own timestamps, and they are kept.")
-    overrides = _color_overrides(config)
+    overrides = color_overrides(config)
     budget_bytes = config.reconstruct.tile_budget_bytes or TILE_BUDGET_BYTES[device]
     for stream in streams:
         reason = hdr_reason(stream)
@@ -154,10 +171,10 @@ def make_plan(
             warnings.append(
                 f"forced although {reason}: its codes are read as SDR, so its light will be wrong unless that tag is."
             )
-        index = build_index(source, stream.index, fps, config.input.salvage)
+        index = looks.index(source, stream.index, fps, config.input.salvage)
         seen = network_size(stream.height, stream.width, config.reconstruct.scale)
         tile = choose_tile(model, *seen, precision, budget_bytes)
-        track, notes = make_track(source, stream, index, config, tile, overrides)
+        track, notes = make_track(source, stream, index, config, tile, overrides, looks)
         neighbours: dict[str, VideoIndex] = {}
         if config.drive.join and not track.radius:
             notes.append("drive.join: nothing is smoothed over time here (temporal.radius), so no neighbour is read.")
@@ -170,12 +187,13 @@ def make_plan(
         tracks.append(track)
         warnings += notes
     kinds = () if config.extras.frames == "none" else (config.extras.frames,)
+    proxy = _proxy_name(source, config, tracks)
     plan = Plan(
         version=PLAN_VERSION,
         source=str(source.resolve()),
         source_bytes=source.stat().st_size,
         output=str(output.resolve()),
-        container=choose_container(output, config.output.container),
+        container=choose_container(output, config.output.container, encoder.codec),
         model=model.spec.name,
         model_path=model_path,
         model_sha256=model.spec.sha256,
@@ -185,21 +203,33 @@ def make_plan(
         numerics_class=machine.numerics_class,
         stages=_active_stages(config, tracks),
         strict=config.input.strict,
-        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits),
+        out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits, encoder.chroma),
         encoder=encoder,
         settings_hash=planned_settings_hash(config, machine),
         tracks=tuple(tracks),
         warnings=tuple(warnings),
         decoder=config.input.decoder,
         scale=config.reconstruct.scale,
-        stage_options={"grade": _grade_options(config)},
-        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds,
+        stage_options={"grade": grade_options(config)},
+        extras=tuple(name for name, wanted in asdict(config.extras).items() if wanted is True) + kinds + proxy,
     )
     if kinds and not frames:
         frames = frame_paths(output, tracks[0].frames, *kinds)
     return Prepared(
         source, output, info, plan, tuple(indices), fps, overrides, result_settings(config), frames, tuple(lent)
     )
+
+
+def _proxy_name(source: Path, config: Config, tracks: list[Track]) -> tuple[str, ...]:
+    if config.extras.proxy == "none":
+        return ()
+    proxy = Proxy(config.extras.proxy, config.extras.proxy_width)
+    narrowest = min(proxy_size(track.width, track.height, proxy.width)[0] for track in tracks)
+    if proxy.kind == "hlg" and narrowest < X265_MIN_WIDTH:
+        raise InputError(
+            f"{source}: extras.proxy=hlg needs a picture of {X265_MIN_WIDTH} pixels across, this has {narrowest}; legal: none, sdr."
+        )
+    return (proxy.name,)
 
 
 def save_indices(prepared: Prepared) -> None:
@@ -264,10 +294,15 @@ def check_space(prepared: Prepared) -> None:
 def disk_need_bytes(prepared: Prepared) -> int:
     """Estimate of what the work folder and the output take together: spans, the joined file, and the copied streams.
 
-    By bits a pixel: real clips took 0.3 to 0.7 at libx265's default crf 10; six crf steps halve or double that.
+    By bits a pixel: real clips took 0.3 to 0.7 at libx265's default crf 10; six crf steps halve or double that. For encoders without a
+    crf by what they take a pixel (BITS_A_PIXEL).
     """
     pixels = sum(track.width * track.height * track.frames for track in prepared.plan.tracks)
-    bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - prepared.plan.encoder.crf) / 6)
+    encoder = prepared.plan.encoder
+    if encoder.crf is None:
+        bits_a_pixel = BITS_A_PIXEL[encoder.encoder]
+    else:
+        bits_a_pixel = BITS_A_PIXEL_AT_CRF_10 * 2 ** ((10 - encoder.crf) / 6)
     pictures = 2 * BYTES_A_PIXEL_OF_A_FRAME * pixels if prepared.frames else 0
     return round(2 * pixels * bits_a_pixel / 8) + pictures + prepared.plan.source_bytes + 1_000_000
 
@@ -291,17 +326,18 @@ def auto_checkpoint(device: str) -> str:
     return next(name for name in AUTO_CHECKPOINTS[device] if name in shipped)
 
 
-def _load_model(wanted: str, device: str) -> tuple[str, Model]:
+def find_model(wanted: str, device: str, looks: Looks) -> tuple[str, Model]:
     """What workers load it by (a shipped name or a path) and the model. Raises InputError for a name or file that is none."""
     name = auto_checkpoint(device) if wanted == "auto" else wanted
     try:
-        model = checkpoints.load(name, "cpu")
+        model = looks.model(name)
     except checkpoints.CheckpointError as error:
         raise InputError(f"model={wanted}: {error}") from error
     return name if name in checkpoints.available() else str(Path(name).resolve()), model
 
 
-def _choose_precision(wanted: str, device: str, model: Model) -> str:
+def choose_precision(wanted: str, device: str, model: Model) -> str:
+    """`auto` -> the best one for device and model. Raises InputError for one that does not run there."""
     if wanted == "auto":
         return best_precision(device, model.spec.width)
     legal = DEVICE_PRECISIONS[device]
@@ -346,13 +382,13 @@ def planned_settings_hash(config: Config, machine: Machine) -> str:
     return settings_hash(settings)
 
 
-def _color_overrides(config: Config) -> dict[str, str]:
+def color_overrides(config: Config) -> dict[str, str]:
     """The `input.*` colour settings that the user gave."""
     names = ("matrix", "range", "transfer", "primaries", "chroma_location")
     return {name: getattr(config.input, name) for name in names if getattr(config.input, name) != "auto"}
 
 
-def _grade_options(config: Config) -> dict[str, float]:
+def grade_options(config: Config) -> dict[str, float]:
     """What grade is told beside the light levels of the output."""
     return {key: value for key, value in asdict(config.grade).items() if key not in ("white_nits", "peak_nits")}
 

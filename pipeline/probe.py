@@ -271,8 +271,13 @@ def _chroma_location_tags(container: InputContainer) -> dict[int, str]:
         finally:
             av.logging.set_level(level)
             av.logging.set_libav_level(av.logging.INFO)
+    return chroma_location_words(text)
+
+
+def chroma_location_words(description: str) -> dict[int, str]:
+    """Chroma siting of each stream whose header says it, by the stream's index, from FFmpeg's printed description."""
     tags: dict[int, str] = {}
-    for line in text.splitlines():
+    for line in description.splitlines():
         found = re.match(r"\s*Stream #0:(\d+).*?: Video: (.*)", line)
         if not found:
             continue

@@ -5,20 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.extras import extra_paths
 from pipeline.file_report import FileReport
+from pipeline.flow import choose_method
 from pipeline.plan import Track
 from pipeline.prepare import Prepared, disk_need_bytes
 from pipeline.streams import plan_copies
+from pipeline.telemetry.account import account_of
+from pipeline.telemetry.manifest import Entry
 
 
 def plan_facts(prepared: Prepared) -> dict[str, Any]:
     """What convert would do with a file, as plain data (--dry-run --json)."""
     plan = prepared.plan
     copies = plan_copies(prepared.source, plan.container, {track.stream_index for track in plan.tracks})
+    account = account_of(prepared, copies).planned()
     return {
         "source": str(prepared.source),
         "output": str(prepared.output),
@@ -42,6 +47,7 @@ def plan_facts(prepared: Prepared) -> dict[str, Any]:
         "streams": [
             {"stream": copy.stream, "kind": copy.kind, "action": copy.action, "reason": copy.reason} for copy in copies
         ],
+        "account": [entry.to_dict() for entry in account],
         "warnings": list(plan.warnings),
     }
 
@@ -61,6 +67,7 @@ def _track_facts(track: Track) -> dict[str, Any]:
         "sample_aspect_ratio": str(track.sample_aspect_ratio or "1"),
         "tile": track.tile,
         "overlays": [[box.x, box.y, box.width, box.height] for box in track.overlays],
+        "excluded": [list(polygon) for polygon in track.excluded],
         "denoise_strength": track.denoise,
         "temporal_radius": track.radius,
         "drive": track.drive and track.drive.told(),
@@ -93,19 +100,23 @@ def print_plan(console: Console, prepared: Prepared) -> None:
         table.add_row(f"video {track['stream']}", f"{track['size']}, " + ", ".join(extras))
         if track["overlays"]:
             places = "; ".join("x {} y {}, {}x{}".format(*box) for box in track["overlays"])
-            table.add_row("  burnt-in text", f"{places}: kept at SDR white, hidden from the network")
+            table.add_row("  burnt-in text", f"{places}: kept below SDR white, hidden from the network")
+        if track["excluded"]:
+            table.add_row("  excluded", f"{len(track['excluded'])} polygons: kept as recorded")
         for name, (value, reason) in track["color"].items():
             table.add_row(f"  {name.replace('_', ' ')}", f"{value}: {reason}")
         if track["temporal_radius"]:
-            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side")
+            motion = choose_method(torch.device(facts["device"]))
+            table.add_row("  smoothed over", f"{track['temporal_radius']} frames on either side; {motion}")
         if track["drive"]:
             table.add_row("  drive", track["drive"])
         if track["denoise_strength"]:
             table.add_row("  denoised", f"with strength {track['denoise_strength']:g}: its keyframes show blocks")
         lengths = sorted(frames for _, frames in track["spans"])
         table.add_row("  spans", f"{len(lengths)}, of {lengths[0]} to {lengths[-1]} frames")
-    for stream in facts["streams"]:
-        table.add_row(f"stream {stream['stream']}", f"{stream['kind']}: {stream['action']} ({stream['reason']})")
+    for entry in (Entry(**facts) for facts in facts["account"]):
+        if entry.outcome != "converted":
+            table.add_row(entry.name, f"{entry.what}: {entry.fate} ({entry.reason})")
     restores = "" if facts["restores_highlights"] else " (not trained: restores no highlights)"
     table.add_row("model", f"{facts['model']}{restores}, {facts['precision']} on {facts['device']}")
     table.add_row("arithmetic", facts["numerics_class"])

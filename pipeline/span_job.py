@@ -28,6 +28,7 @@ from pipeline.cuda_engine import CudaEngine
 from pipeline.decode import DecodedFrame, DecodeReport, decode_span
 from pipeline.drive_files import lent_frames
 from pipeline.encode import SpanEncoder, check_span, publish
+from pipeline.encoder_choice import proxy_encoder
 from pipeline.engine import Engine, PackedFrame
 from pipeline.engine_maker import engine_for
 from pipeline.errors import ConversionError, SunvisorError
@@ -39,6 +40,7 @@ from pipeline.light import LightLevels
 from pipeline.mask import SUFFIX, MaskWriter
 from pipeline.neighbour import SIDES, Neighbour
 from pipeline.plan import Plan, Track, kinds_beside, lenders, span_key
+from pipeline.proxy import proxy_in
 from pipeline.source import open_source
 from pipeline.span import Span
 
@@ -90,8 +92,10 @@ def run_span(
         if one is not None
     }
     key = span_key(plan, job, piece, index)
-    final = folder / f"span_{track}_{span:05d}_{key[:16]}.mp4"
-    beside = {kind: final.with_suffix(ENDINGS[kind]) for kind in sorted(kinds_beside(plan.extras))}
+    final = folder / f"span_{track}_{span:05d}_{key[:16]}.{plan.encoder.span_container}"
+    proxy = proxy_in(plan.extras)
+    endings = ENDINGS if proxy is None else ENDINGS | {proxy.name: f".{proxy.name}.mp4"}
+    beside = {kind: final.with_suffix(endings[kind]) for kind in sorted(kinds_beside(plan.extras))}
     partial, *partials = (one.with_name(f".{one.name}.{os.getpid()}.part") for one in (final, *beside.values()))
     engine = engine_for(plan, track, threads)
     started = time.monotonic()
@@ -100,6 +104,8 @@ def run_span(
             work = _SpanWork(plan, job, piece, index, lent, engine, threads, on_frames, should_stop)
             work.run(partial, dict(zip(beside, partials, strict=True)))
             check_span(partial, work.relative_pts, work.mean_luma, threads=threads)
+            if proxy is not None:
+                check_span(partials[[*beside].index(proxy.name)], work.relative_pts, work.proxy_luma, threads=threads)
             for one, place in zip([*partials, partial], [*beside.values(), final], strict=True):
                 publish(one, place)
     finally:
@@ -149,6 +155,7 @@ class _SpanWork:
         self.levels: list[LightLevels] = []
         self.stats: list[FrameStats] = []
         self.mean_luma: list[float] = []
+        self.proxy_luma: list[float] = []
         self.repeated: list[int] = []
         self.redone = 0
         self.decode_report = DecodeReport()
@@ -272,6 +279,7 @@ class _SpanWork:
         for frame in lanes.run(frames, self._first, self._owned):
             self._hand_on([frame], out)
         self.lane_seconds += lanes.seconds
+        self.choices += engine.choices if self.plan.device == "cuda" else ()
 
     def _hand_on(self, frames: list[PackedFrame], out: queue.Queue[PackedFrame | None]) -> None:
         for frame in frames:
@@ -301,12 +309,25 @@ class _SpanWork:
                     on_gpu=frame.y.is_cuda,
                 )
             )
-            masks = pictures = None
+            masks = pictures = proxies = None
             if "mask" in beside:
                 masks = files.enter_context(MaskWriter(beside["mask"], **shape, rate=self.track.rate))
             for kind in beside.keys() & frame_files.ENDINGS.keys():
                 nits = {"white_nits": self.plan.out.white_nits, "peak_nits": self.plan.out.peak_nits}
                 pictures = files.enter_context(frame_files.FrameWriter(beside[kind], kind, **nits))
+            if (proxy := proxy_in(beside)) is not None:
+                wanted = {"width": frame.proxy[0].shape[1], "height": frame.proxy[0].shape[0]}
+                proxies = files.enter_context(
+                    SpanEncoder(
+                        beside[proxy.name],
+                        proxy_encoder(proxy.kind),
+                        **shape | wanted,
+                        rate=self.track.rate,
+                        sample_aspect_ratio=self.track.sample_aspect_ratio,
+                        transfer=proxy.kind,
+                        threads=self.threads,
+                    )
+                )
             for pts, duration in zip(self.relative_pts, self.durations, strict=True):
                 if frame is None:
                     return
@@ -316,6 +337,9 @@ class _SpanWork:
                     masks.write(frame.mask, pts, duration)
                 if pictures is not None:
                     pictures.write(frame.linear)
+                if proxies is not None:
+                    proxies.write(*frame.proxy, pts, duration)
+                    self.proxy_luma.append(float(frame.proxy[0].float().mean()))
                 self.busy["encode"] += time.monotonic() - started
                 frame = self._get(source)
 

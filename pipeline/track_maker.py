@@ -6,33 +6,37 @@ from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from configs.schema import Config
 from pipeline.color import ColorSpec
 from pipeline.errors import InputError
+from pipeline.exclusion import Polygon, by_hand
 from pipeline.index import VideoIndex, content_hash
-from pipeline.overlay import OverlayBox, boxes_by_hand, find_overlays
-from pipeline.overlay_pictures import read_keyframes
+from pipeline.looks import Looks
+from pipeline.overlay import OverlayBox
 from pipeline.plan import LONG_GROUP_SECONDS, Track, cut_spans, longest_group_seconds
 from pipeline.probe import StreamInfo, read_color
 from pipeline.span import Span
-from pipeline.stages.denoise import BLOCKY, blockiness
+from pipeline.stages.denoise import BLOCKY
 
-LUMA_256THS = np.array([54, 183, 19])
 LEAD_SHARE = 0.1
 """Of a span: the frames beyond its ends that may be computed for the temporal stage, both ends together."""
 
 
 def make_track(
-    source: Path, stream: StreamInfo, index: VideoIndex, config: Config, tile: int, overrides: dict[str, str]
+    source: Path,
+    stream: StreamInfo,
+    index: VideoIndex,
+    config: Config,
+    tile: int,
+    overrides: dict[str, str],
+    looks: Looks,
 ) -> tuple[Track, list[str]]:
     try:
         color, reasons = read_color(stream, overrides)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     radius, spans = _spans(index, config)
-    overlays, denoise = _look(source, stream, index, color, config)
+    overlays, excluded, denoise = _look(source, stream, index, color, config, looks)
     warnings = [index.loss] if index.loss else []
     if stream.width % 2 or stream.height % 2:
         warnings.append(
@@ -68,25 +72,31 @@ def make_track(
         radius=radius,
         denoise=denoise,
         overlays=overlays,
+        excluded=excluded,
     )
     return track, warnings
 
 
 def _look(
-    source: Path, stream: StreamInfo, index: VideoIndex, color: ColorSpec, config: Config
-) -> tuple[tuple[OverlayBox, ...], float]:
-    """Burnt-in text, and the strength of denoising: by the settings, or by a look at keyframes of the whole file."""
-    given, strength = config.overlay.boxes, config.denoise.strength
-    guards = "overlay" in config.stages and bool(given or config.overlay.find)
-    judges = "denoise" in config.stages and strength is None
-    pictures = read_keyframes(source, stream.index, index, stream.layout, color) if guards or judges else []
-    boxes: tuple[OverlayBox, ...] = ()
-    if guards and pictures:
-        boxes = boxes_by_hand(given, pictures) if given else find_overlays(pictures)
-    if judges:
-        luma = [(picture.astype(np.int32) @ LUMA_256THS >> 8).astype(np.uint8) for picture in pictures]
-        strength = 1.0 if luma and blockiness(np.stack(luma)) >= BLOCKY else 0.0
-    return boxes, strength if "denoise" in config.stages else 0.0
+    source: Path, stream: StreamInfo, index: VideoIndex, color: ColorSpec, config: Config, looks: Looks
+) -> tuple[tuple[OverlayBox, ...], tuple[Polygon, ...], float]:
+    """Burnt-in text, what is excluded, and the strength of denoising: by the settings, or by a look at keyframes of the whole file."""
+    guards, strength = "overlay" in config.stages, config.denoise.strength
+    seen = looks.keyframes(
+        source,
+        stream,
+        index,
+        color,
+        config.overlay.boxes if guards else [],
+        find=guards and config.overlay.find,
+        judge="denoise" in config.stages and strength is None,
+        bonnet=config.exclude.find,
+    )
+    if strength is None:
+        strength = 1.0 if seen.blocks >= BLOCKY else 0.0
+    excluded = by_hand(config.exclude.boxes, config.exclude.polygons, stream.width, stream.height)
+    bonnet = () if seen.bonnet is None else (seen.bonnet,)
+    return seen.overlays, (*excluded, *bonnet), strength if "denoise" in config.stages else 0.0
 
 
 def _spans(index: VideoIndex, config: Config) -> tuple[int, tuple[Span, ...]]:

@@ -21,12 +21,14 @@ class TrackSpans:
     track: its plan; output times are in ticks of 1 / track.time_base_den seconds
     files: span files in order, one video stream each; their times count from their first frame
     frame_pts, frame_duration: int64 (F,) output ticks (VideoIndex's times `track.ticks`), before any shift
+    scaled: the picture is smaller than the source's (a proxy), so a crop counted in the source's pixels does not hold
     """
 
     track: Track
     files: tuple[Path, ...]
     frame_pts: np.ndarray
     frame_duration: np.ndarray
+    scaled: bool = False
 
     @property
     def time_base(self) -> Fraction:

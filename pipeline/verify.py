@@ -20,6 +20,7 @@ from pipeline.hdr10 import ContentLight
 from pipeline.index import VideoIndex, build_index, content_hash
 from pipeline.light import LightLevels
 from pipeline.probe import probe, read_color
+from pipeline.verify_boxes import box_checks, manifest_checks
 from pipeline.verify_packets import CopyFound, StreamPackets, files_beside, find_copies, open_video, read_packets
 from pipeline.verify_picture import DecodedPicture, decode_check, decode_picture, light_check, merge_runs
 from pipeline.verify_report import Check, VerifyReport
@@ -82,6 +83,7 @@ def verify(
     on_frames: Callable[[int], None] | None = None,
     sidecar_stem: Path | None = None,
     to_be_saved: Collection[int] = (),
+    boxes_to_be_saved: Collection[str] = (),
     fps: Fraction | None = None,
     color_overrides: Mapping[str, str | None] | None = None,
 ) -> VerifyReport:
@@ -90,7 +92,7 @@ def verify(
     full: decode every frame and measure its light; else only frames around the borders of spans, the first and the last
     on_frames: told how many more frames have been decoded (1 a call)
     sidecar_stem: the final path of an output that still has another name; sidecars carry that name
-    to_be_saved: source streams that the caller will save beside the output once this passes
+    to_be_saved, boxes_to_be_saved: source streams, and SHA-256 of boxes, that the caller will save beside the output once this passes
     fps: frame rate of a raw source without a clock; color_overrides: `input.*` settings that the conversion was told; when
         not given, what the provenance's track says as "fps" and "color"
     Raises InputError when either file is missing, cannot be opened, or holds no frames.
@@ -131,6 +133,7 @@ def verify(
         recorded = provenance.facts.get("p9999_nits")
         checks.append(light_check(levels, _light_tag(pairs, provenance), recorded, pixels=min(pixels)))
     checks += [Check(f"stream {copy.source.index}", copy.ok, copy.detail) for copy in copies]
+    checks += box_checks(source, output, boxes_to_be_saved) + manifest_checks(output)
     return VerifyReport(str(source), str(output), full, all(check.ok for check in checks), checks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from pipeline.verify_packets import open_video
 from pipeline.verify_report import Check
 from pipeline.verify_seams import Brightness, brightness_of_hdr
 
-PIXEL_FORMAT = "yuv420p10le"
+PIXEL_FORMATS = {"prores": "yuv422p10le"}
+"""Codec -> what it decodes to; all others to yuv420p10le."""
+CRC_DAMAGE = "CRC mismatch"
 MAX_FALL_TOLERANCE = 0.03
 MAX_CLL_TOLERANCE = 0.10
 SMALL_PICTURE_TOLERANCE = 0.30
@@ -83,10 +86,13 @@ def decode_picture(
     Raises InputError when the file cannot be opened.
     """
     result = DecodedPicture(wanted=sum(last - first + 1 for first, last in runs))
-    with open_video(path, "output") as container:
+    with open_video(path, "output") as container, ExitStack() as held:
         stream = container.streams.video[_video_number(container, stream_index)]
         result.pixels = stream.width * stream.height
-        stream.thread_type = "AUTO"
+        codec = stream.codec_context.codec.canonical_name
+        stream.thread_type = "SLICE" if codec == "ffv1" else "AUTO"
+        said = held.enter_context(_decoder_says()) if codec == "ffv1" else []
+        wanted = PIXEL_FORMATS.get(codec, "yuv420p10le")
         stream.codec_context.options = {"err_detect": "explode"}
         for first, last in runs:
             expected = first
@@ -95,7 +101,8 @@ def decode_picture(
                     if number != expected:
                         result.problem = f"{_at(index, expected)} does not come out of the decoder"
                         return result
-                    result.problem = _unfit(frame)
+                    damage = next((text for *_, text in said if CRC_DAMAGE in text), None)
+                    result.problem = _unfit(frame, wanted) if damage is None else f"is damaged ({damage.strip()})"
                     if result.problem:
                         result.problem = f"{_at(index, number)} {result.problem}"
                         return result
@@ -114,6 +121,18 @@ def decode_picture(
                 result.problem = f"{_at(index, expected)} does not come out of the decoder"
                 return result
     return result
+
+
+@contextmanager
+def _decoder_says() -> Iterator[list[tuple[int, str, str]]]:
+    """Errors that decoders log meanwhile. FFmpeg's FFV1 decoder tells of a wrong checksum in no other way, and shows the frame."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as said:
+            yield said
+    finally:
+        av.logging.set_level(level)
 
 
 def _video_number(container: InputContainer, stream_index: int) -> int:
@@ -140,9 +159,9 @@ def _frames(
             return
 
 
-def _unfit(frame: av.VideoFrame) -> str | None:
-    if frame.format.name != PIXEL_FORMAT:
-        return f"is {frame.format.name} instead of {PIXEL_FORMAT} (10 bits, 4:2:0)"
+def _unfit(frame: av.VideoFrame, wanted: str) -> str | None:
+    if frame.format.name != wanted:
+        return f"is {frame.format.name} instead of {wanted} (10 bits, 4:2:{wanted[5]})"
     return "is damaged" if frame.is_corrupt else None
 
 

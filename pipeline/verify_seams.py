@@ -87,7 +87,7 @@ def brightness_of_sdr(planes: Sequence[Tensor], layout: PixelLayout, spec: Color
 
 def brightness_of_hdr(y: Tensor, u: Tensor, v: Tensor, transfer: str) -> Brightness:
     """y, u, v: (1, h, w) uint16 each, as `color.unpack_hdr` takes them. Top-left chroma lies on the sampled pixels themselves."""
-    luma, blue, red = _thin((y, u, v), "420")
+    luma, blue, red = _thin((y, u, v), color.hdr_layout(y, u).chroma)
     doubled = luma.view(torch.int16).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).view(torch.uint16)
     return _blocks(color.unpack_hdr(doubled, blue, red, transfer)[:, :, ::2, ::2], BT2020_LUMA, "bt2020")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import av
 from av.stream import Discard
 
-from pipeline.bitstream_tags import SignalTags, av1_tags, hevc_parameter_units, hevc_tags
+from pipeline.bitstream_tags import SignalTags, av1_tags, hevc_parameter_units, hevc_tags, prores_tags
 from pipeline.container_tags import ContainerTags, read_container_tags
 from pipeline.errors import ConversionError
-from pipeline.hdr10 import ContentLight, MasteringDisplay, StaticMetadata, read_hevc_sei, read_packet
+from pipeline.hdr10 import IN_PACKETS, ContentLight, MasteringDisplay, StaticMetadata, read_hevc_sei, read_packet
 from pipeline.nal import join_hevc
 from pipeline.verify_packets import open_video
 from pipeline.verify_report import Check
@@ -19,15 +19,17 @@ from pipeline.verify_report import Check
 BT2020_PRIMARIES = BT2020_NCL_MATRIX = 9
 TRANSFERS = {"pq": 16, "hlg": 18}
 TRANSFER_NAMES = {1: "BT.709", 6: "BT.601", 13: "sRGB", 16: "PQ", 18: "HLG"}
-SAMPLE_ENTRIES = {"hevc": "hvc1", "av1": "av01"}
+SAMPLE_ENTRIES = {"hevc": ("hvc1",), "av1": ("av01",), "prores": ("apch", "apcn"), "ffv1": ("FFV1",)}
 CODECS = tuple(SAMPLE_ENTRIES)
+READERS = {"hevc": hevc_tags, "av1": av1_tags, "prores": prores_tags}
+"""Codec -> what reads the colours in its packets; FFV1 has none there."""
 
 
 @dataclass(frozen=True)
 class OutputTags:
     """Everything that the output says of one of its HDR video tracks, unjudged.
 
-    codec: "hevc" or "av1" are read; others have no bitstream tags here
+    codec: FFmpeg's name; those of READERS have bitstream tags here, and those of IN_PACKETS metadata
     keyframes: (seconds, tags, metadata) of every keyframe packet
     in_header: metadata in the decoder configuration (hvcC), which decoders may take instead of the keyframes'
     problem: the first packet that could not be parsed, in words
@@ -66,12 +68,12 @@ def read_tags(path: Path, stream_index: int) -> OutputTags:
         if codec == "hevc":
             in_header = read_hevc_sei(join_hevc(hevc_parameter_units(extradata)))
         try:
-            for packet in container.demux(stream) if codec in CODECS else ():
+            for packet in container.demux(stream) if codec in READERS else ():
                 if not packet.size or not packet.is_keyframe:
                     continue
                 payload, seconds = bytes(packet), float((packet.pts or 0) * packet.time_base)
-                tags = (hevc_tags if codec == "hevc" else av1_tags)(extradata, payload)
-                keyframes.append((seconds, tags, read_packet(codec, payload)))
+                found = read_packet(codec, payload) if codec in IN_PACKETS else StaticMetadata(None, None)
+                keyframes.append((seconds, READERS[codec](extradata, payload), found))
         except (av.FFmpegError, ConversionError, ValueError) as error:
             last = f"after the keyframe at {keyframes[-1][0]:.3f} s" if keyframes else "at the first keyframe"
             problem = f"reading the bitstream stops {last}: {error}"
@@ -122,8 +124,9 @@ def _container_check(tags: OutputTags, transfer: str, prefix: str) -> Check:
         return Check(name, False, "the file is no readable mp4, mov or Matroska file, so it states no colours.")
     wrong = _wrong(stated.signal, transfer, "the container", must_state_siting=False)
     wanted = SAMPLE_ENTRIES.get(tags.codec)
-    if stated.codec_tag and wanted and stated.codec_tag != wanted:
-        wrong.append(f"the sample entry is {stated.codec_tag} instead of {wanted}, which some players refuse")
+    if stated.codec_tag and wanted and stated.codec_tag not in wanted:
+        legal = " or ".join(wanted)
+        wrong.append(f"the sample entry is {stated.codec_tag} instead of {legal}, which some players refuse")
     if wrong:
         return Check(name, False, "; ".join(wrong) + ".")
     entry = f", sample entry {stated.codec_tag}" if stated.codec_tag else ""
@@ -139,21 +142,24 @@ def _bitstream_check(tags: OutputTags, transfer: str, prefix: str) -> Check:
     name = f"{prefix}bitstream tags"
     if tags.codec not in CODECS:
         return Check(name, False, f"the codec is {tags.codec}; legal: {', '.join(CODECS)}.")
+    if tags.codec not in READERS:
+        return Check(name, True, f"{tags.codec} states no colours in its packets; the container does.")
     if tags.problem:
         return Check(name, False, f"{tags.problem}.")
     if not tags.keyframes:
         return Check(name, False, "there is no keyframe, so nothing states the colours.")
+    more = ", limited range, top-left chroma" if tags.codec in IN_PACKETS else ""
     for seconds, stated, _ in tags.keyframes:
         where = f"keyframe at {seconds:.3f} s"
         if stated is None:
             return Check(name, False, f"{where}: no sequence header, so nothing states the colours.")
-        wrong = _wrong(stated, transfer, where, must_state_siting=True)
+        wrong = _wrong(stated, transfer, where, must_state_siting=tags.codec in IN_PACKETS)
         if wrong:
             return Check(name, False, "; ".join(wrong) + ".")
     return Check(
         name,
         True,
-        f"BT.2020 primaries and matrix, {TRANSFER_NAMES[TRANSFERS[transfer]]}, limited range, top-left chroma at {len(tags.keyframes)} keyframes.",
+        f"BT.2020 primaries and matrix, {TRANSFER_NAMES[TRANSFERS[transfer]]}{more} at {len(tags.keyframes)} keyframes.",
     )
 
 
@@ -171,6 +177,12 @@ def _pq_metadata(tags: OutputTags, peak_nits: float | None, recorded: tuple[int,
         )
     if recorded is not None and stated.light != (wanted := ContentLight(*(max(1, value) for value in recorded))):
         return Check(name, False, f"the container states {_say(stated.light)}, the provenance recorded {_say(wanted)}.")
+    if tags.codec not in IN_PACKETS:
+        return Check(
+            name,
+            True,
+            f"{_say(stated.mastering)}, {_say(stated.light)}: in the container, as {tags.codec} has no place for it.",
+        )
     places = [(f"the keyframe at {seconds:.3f} s", found) for seconds, _, found in tags.keyframes]
     if not places:
         return Check(name, False, "there is no keyframe that could carry the metadata.")

@@ -8,11 +8,11 @@ from pipeline.extras import Finished, extra_paths
 from reporting.facts import OverlayFound, ReportFacts, StreamKept, TrackFacts
 from reporting.page import write_report
 
-OUTCOMES = {"copy": "kept", "cover": "kept as cover art", "attachment": "kept", "tag": "kept as a tag"}
 BESIDE = {
     "mask": "how much of each pixel came from the network",
     "hdr10plus": "HDR10+ dynamic metadata",
     "evidence": "what the result was made of",
+    "manifest": "every stream, box, tag and companion file, and what became of it",
 }
 STAGES = {"decode": "reading the source", "compute": "network and grading", "encode": "compressing"}
 
@@ -37,8 +37,9 @@ def report_conversion(finished: Finished, target: Path) -> None:
             ),
             tracks=tuple(_track(finished, number) for number in range(len(plan.tracks))),
             streams=tuple(
-                StreamKept(one.stream, one.kind, one.codec, _outcome(one.action, one.where), one.reason)
-                for one in finished.copies
+                StreamKept(one.name, one.what, one.fate, one.reason)
+                for one in finished.account
+                if one.outcome != "converted"
             ),
             warnings=tuple(finished.warnings),
             timings=tuple((words, round(sum(one[name] for one in seconds), 2)) for name, words in STAGES.items()),
@@ -50,10 +51,6 @@ def report_conversion(finished: Finished, target: Path) -> None:
             ),
         ),
     )
-
-
-def _outcome(action: str, where: str) -> str:
-    return f"saved beside the output as *{where}" if action == "sidecar" else OUTCOMES[action]
 
 
 def _track(finished: Finished, number: int) -> TrackFacts:

@@ -14,14 +14,13 @@ from pipeline.index import VideoIndex
 
 @dataclass(frozen=True)
 class StreamKept:
-    """What became of one stream that was not converted.
+    """What became of one stream that was not converted, or of a box, a group of tags or a companion file.
 
-    stream: index in the source; kind, codec: as in pipeline.streams.CopyPlan; outcome: a few words, such as "kept"; reason: one clause
+    name: such as "stream 2"; what: such as "audio (aac)"; outcome: a few words, such as "kept"; reason: one clause
     """
 
-    stream: int
-    kind: str
-    codec: str
+    name: str
+    what: str
     outcome: str
     reason: str
 

@@ -202,8 +202,8 @@ def _overlays(facts: ReportFacts, track: TrackFacts, frame: int) -> str:
 
 
 def _streams(facts: ReportFacts) -> str:
-    rows = [(str(one.stream), f"{one.kind} ({one.codec})", one.outcome, one.reason) for one in facts.streams]
-    kept = _table(("stream", "what", "became", "why"), rows) if rows else "<p>There was nothing else in the source.</p>"
+    rows = [(one.name, one.what, one.outcome, one.reason) for one in facts.streams]
+    kept = _table(("where", "what", "became", "why"), rows) if rows else "<p>There was nothing else in the source.</p>"
     beside = _table(("file", "what"), list(facts.files_beside)) if facts.files_beside else ""
     return f"<h2>Everything else in the file</h2>{kept}" + (
         f"<h3>Written beside the result</h3>{beside}" if beside else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,6 +41,19 @@ def picture(number: int, width: int, height: int, pix_fmt: str = "yuv420p") -> a
     return frame
 
 
+def bright_picture(number: int, width: int, height: int, pix_fmt: str = "yuv420p") -> av.VideoFrame:
+    """`picture` with what a camera clips: a white sky over the upper third, and a lamp that moves. 8-bit planar YUV."""
+    frame = picture(number, width, height, pix_fmt)
+    for which, plane in enumerate(frame.planes):
+        codes = np.frombuffer(plane, np.uint8).reshape(plane.height, -1).copy()
+        y, x = np.mgrid[: plane.height, : codes.shape[1]]
+        y, x = y / plane.height, x / plane.width
+        lamp = (x - (number % 40) / 40) ** 2 + ((y - 0.7) * height / width) ** 2 < 0.06**2
+        codes[(y < 0.33) | lamp] = 235 if which == 0 else 128
+        plane.update(codes.tobytes())
+    return frame
+
+
 def make_clip(
     path: Path,
     codec: str = "libx264",
@@ -64,11 +77,13 @@ def make_clip(
     interlaced: bool = False,
     sample_aspect_ratio: Fraction | None = None,
     metadata: dict[str, str] | None = None,
+    paint: Callable[[int, int, int, str], av.VideoFrame] = picture,
 ) -> Path:
     """Write a clip and return its path.
 
     pts: one tick per frame in `time_base` (default 1/fps), for VFR; start: ticks added to all
     tags: codec context attributes, e.g. {"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": 2}
+    paint: draws a frame, as `picture` does
     audio: add an AAC track of the same length; container: FFmpeg muxer name when the suffix does not say it
     """
     rate = Fraction(fps)
@@ -89,9 +104,9 @@ def make_clip(
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(frames):
-            frame = picture(number, width, height, pix_fmt)
+            frame = paint(number, width, height, pix_fmt)
             if interlaced:
-                weave(frame, picture(number + 1, width, height, pix_fmt))
+                weave(frame, paint(number + 1, width, height, pix_fmt))
             frame.pts = (pts[number] if pts is not None else number) + start
             frame.time_base = time_base
             out.mux(stream.encode(frame))

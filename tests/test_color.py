@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 
 PQ = OutputSpec("pq", 203.0, 1000.0)
 HLG = OutputSpec("hlg", 203.0, 1000.0)
+PQ_422 = OutputSpec("pq", 203.0, 1000.0, "422")
 FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"
 FFMPEG_RANGES = {"limited": "tv", "full": "pc"}
 
@@ -330,10 +331,10 @@ def smooth_light(height: int, width: int, frames: int = 1, top: float = 1.0) -> 
     return torch.stack(planes)[None].repeat(frames, 1, 1, 1) ** 2
 
 
-@pytest.mark.parametrize("out", [PQ, HLG])
+@pytest.mark.parametrize("out", [PQ, HLG, PQ_422])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_pack_agrees_with_ffmpeg(out: OutputSpec, seed: int) -> None:
-    """Signals by the exact formulas in double precision; Y'CbCr and 4:2:0 at the top-left site by FFmpeg, in 16 bits."""
+    """Signals by the exact formulas in double precision; Y'CbCr and 4:2:0 or 4:2:2 at the top-left site by FFmpeg, in 16 bits."""
     planes = sdr(48, 64, PixelLayout("420", 8), seed)
     light = color.unpack(tensors(planes), PixelLayout("420", 8), spec(transfer="bt1886"))
     matrix = torch.tensor(color.primaries_matrix("bt709", "bt2020"), dtype=torch.float64)
@@ -345,7 +346,7 @@ def test_pack_agrees_with_ffmpeg(out: OutputSpec, seed: int) -> None:
         signal = transfer.hlg_oetf(nits / 1000 * y.clamp(min=1e-9) ** (-1 / 6))
     r, g, b = (signal * 65280).round().numpy().astype(np.uint16)
     options = f"in_range=pc:out_range=tv:out_color_matrix=bt2020:out_chroma_loc=topleft:sws_dither=none:flags={FLAGS}"
-    theirs = planes_of(ffmpeg_scale(frame_of([g, b, r], "gbrp16le"), options, "yuv420p16le"), np.uint16)
+    theirs = planes_of(ffmpeg_scale(frame_of([g, b, r], "gbrp16le"), options, f"yuv{out.chroma}p16le"), np.uint16)
     many = [color.pack(light, out, torch.tensor([number])) for number in range(32)]
     for index, plane in enumerate(theirs):
         expected = torch.from_numpy(plane.astype(np.float64) / 64)

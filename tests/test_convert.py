@@ -21,6 +21,7 @@ from pipeline.span_job import run_span
 from pipeline.verify import read_provenance, verify
 from tests import oracles
 from tests.clips import make_clip
+from tests.hdr10plus_rules import judge
 
 SHORT_SPANS = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
 
@@ -214,6 +215,15 @@ def test_a_mask_goes_beside_the_same_video_frame_for_frame(
 def pictures(mask: Path) -> np.ndarray:
     with av.open(str(mask)) as file:
         return np.stack([frame.to_ndarray()[: frame.height] for frame in file.decode(video=0)])
+
+
+def test_hdr10plus_has_an_entry_for_each_frame_in_order(tmp_path: Path) -> None:
+    """Of several spans, whose statistics are joined; numbers, scenes and summary as hdr10plus_tool has them."""
+    clip, output = make_clip(tmp_path / "drive.mp4", frames=50, gop=15, width=96, height=64), tmp_path / "o.mp4"
+    words = ["extras.hdr10plus=true", "span.target_seconds=1", "span.min_seconds=0.8", "output.preset=ultrafast"]
+    assert convert(clip, output, load_config("dashcam", None, words)).spans_done >= 2
+    entries = judge((tmp_path / "o.hdr10plus.json").read_text(), 50)
+    assert max(entry["LuminanceParameters"]["MaxScl"][1] for entry in entries) > 0
 
 
 def handed_frames(

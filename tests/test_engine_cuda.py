@@ -22,7 +22,7 @@ from models.deform_conv import Choice as Backend
 from models.deform_conv import deform_conv2d
 from models.model import Model, ModelSpec
 from pipeline import convert as conversions
-from pipeline import cuda_engine, engine_maker, span_job
+from pipeline import cuda_engine, engine_maker, fused_color, span_job
 from pipeline import engine as engines
 from pipeline.batching import DeviceMemoryError
 from pipeline.choice import Choice
@@ -64,13 +64,15 @@ class Sociable:
         return 12 * height * width
 
 
-def make_engine(model: object, device: str = "cpu", precision: str = "bf16", layout: str = "420") -> Engine:
+def make_engine(
+    model: object, device: str = "cpu", precision: str = "bf16", layout: str = "420", chroma: str = "420"
+) -> Engine:
     return Engine(
         model=model,
         stage_names=("reconstruct", "grade"),
         layout=PixelLayout(layout, 8),
         color=ColorSpec("bt709", "limited", "bt1886", "bt709", "left"),
-        out=OutputSpec("pq", 203.0, 1000.0),
+        out=OutputSpec("pq", 203.0, 1000.0, chroma),
         precision=precision,
         tile=0,
         device=device,
@@ -218,6 +220,19 @@ def test_odd_sizes_and_full_chroma() -> None:
     engine = CudaEngine(make_engine(Sociable()), make_streams=lambda on_default: streams)
     assert all(same(*pair) for pair in zip(engine.stream(frames, FIRST), by_hand(frames, 1), strict=True))
     engine.close()
+
+
+def test_chroma_as_prores_takes_it() -> None:
+    """4:2:2 comes out as the plain engine makes it, and the kernels, which know 4:2:0 alone, say no."""
+    frames, plain = noise_frames(3, 32, 50), make_engine(Sociable(), chroma="422")
+    engine = CudaEngine(make_engine(Sociable(), chroma="422"), make_streams=lambda on_default: DeferredStreams(5))
+    wanted = [plain.process([frame], FIRST + number)[0] for number, frame in enumerate(frames)]
+    got = list(engine.stream(frames, FIRST))
+    assert all(same(*pair) for pair in zip(got, wanted, strict=True)) and got[0].u.shape == (32, 25)
+    assert "no kernels for 422" in str(engine.choices[0])
+    engine.close()
+    with pytest.raises(ValueError, match="4:2:0"):
+        fused_color.pack(torch.zeros(1, 3, 4, 4), OutputSpec("pq", 203.0, 1000.0, "422"), torch.arange(1))
 
 
 def test_stopping_half_way_leaves_nothing_on_the_way() -> None:

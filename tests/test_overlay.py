@@ -114,6 +114,21 @@ def test_a_logo_is_found_and_its_colour_told() -> None:
     assert min(boxes[0].red, boxes[0].green, boxes[0].blue) > 0.9
 
 
+def test_a_logo_before_a_sky_that_stands_still_is_found_and_the_sky_is_not() -> None:
+    def frame(number: int, *, logo: bool) -> Array:
+        picture = scene(number)
+        picture[:54] = (150, 170, 215)  # a clear sky
+        picture[8:20, 20:44] = 250  # and a cloud in it that hardly moves
+        picture = np.roll(picture, number // 4, axis=1)
+        if logo:
+            cv2.circle(picture, (205, 26), 14, (255, 255, 255), 4, cv2.LINE_AA)
+        return picture
+
+    (box,) = find_overlays(frame(n, logo=True) for n in range(COUNT))
+    assert inside((box,))[26 - 16 : 26 + 17, 205 - 16 : 205 + 17].all()
+    assert find_overlays(frame(n, logo=False) for n in range(COUNT)) == ()
+
+
 def test_the_outline_is_told_from_none() -> None:
     for style, outlined in (("white", False), ("outlined", True)):
         boxes = find_overlays(burn(scene(n, 31), "2026-03-14 07:42", (8, 20), style) for n in range(COUNT))

@@ -82,7 +82,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> ReportFacts:
         restores_highlights=True,
         made_with=(("checkpoint", "tiny"),),
         tracks=(track,),
-        streams=(StreamKept(1, "data", "gpmd", "kept", "packet for packet"),),
+        streams=(StreamKept("stream 1", "data (gpmd)", "kept", "packet for packet"),),
         warnings=("a <warning> & more",),
         timings=(("decode", 1.5), ("compute", 30.0)),
         files_beside=(("hdr.mask.mp4", "where the network worked"),),

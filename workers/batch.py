@@ -6,7 +6,9 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from workers.failures import failure
 from workers.jobs import Job
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay
+from workers.progress_lines import ProgressLines
 
 RUN_SPAN = "pipeline.span_job:run_span"
 NUMERICS_CLASS = "pipeline.engine:numerics_class"
@@ -74,15 +77,24 @@ def plan_batch(jobs: list[Job], config: Config) -> tuple[list[Prepared], list[Fi
     return plans, refused
 
 
+PROGRESS: dict[str, Callable[..., ProgressDisplay]] = {
+    "auto": ProgressDisplay,
+    "json": ProgressLines,
+    "none": partial(ProgressDisplay, quiet=True),
+}
+"""Ways to show progress on standard error: bars or lines of text, JSON lines, nothing but what goes wrong."""
+
+
 def run_batch(
     jobs: list[Job],
     config: Config,
     *,
     overwrite: bool = False,
+    progress: str = "auto",
     options: Options | None = None,
     area: Area | None = None,
 ) -> BatchReport:
-    """Convert all files over a pool of Ray workers, with progress on standard error.
+    """Convert all files over a pool of Ray workers, with progress (a key of PROGRESS) on standard error.
 
     options: more than `overwrite`; area: where other terminals see the run, and speak to it
     The first Ctrl-C finishes the running spans, the second stops; what is finished is kept either way.
@@ -91,8 +103,8 @@ def run_batch(
     machine = this_machine(config)
     if area is not None:
         area.open()
-    with ProgressDisplay() as progress:
-        run = BatchRun(config, machine, progress, area, options or Options(overwrite=overwrite))
+    with PROGRESS[progress]() as display:
+        run = BatchRun(config, machine, display, area, options or Options(overwrite=overwrite))
         try:
             with run.interrupts, contextlib.suppress(KeyboardInterrupt):
                 run.add(jobs)

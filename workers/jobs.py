@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
 from pipeline.errors import InputError
 from pipeline.places import CONTAINERS
 from pipeline.sequence import CITYSCAPES_NAME, CODECS, Run, group_runs, is_picture
@@ -78,7 +79,13 @@ class _Found:
 
 
 def find_jobs(
-    inputs: list[str], output: Path, container: str = "auto", frames: str = "none", *, watching: bool = False
+    inputs: list[str],
+    output: Path,
+    container: str = "auto",
+    frames: str = "none",
+    codec: str = "hevc",
+    *,
+    watching: bool = False,
 ) -> tuple[list[Job], list[Path]]:
     """Files, folders, globs and @lists -> jobs, and what is left alone of folders: files that are no video by their name, trees of labels.
 
@@ -87,7 +94,7 @@ def find_jobs(
     hold snapshots beside its videos.
     A list (@list.txt) has one file, folder or glob a line, relative to the list's folder; empty lines and those that start with # are no
     input. Its files are mirrored from the list's folder, or from the folder that those have in common that lie elsewhere.
-    container: of outputs in a folder; auto = mp4
+    container: of outputs in a folder; auto = the codec's own; codec: `output.codec`
     frames: "none", or a key of pipeline.frame_files.ENDINGS: then pictures go into the mirrored tree, and videos of runs into its folder `video`
     watching: `output` is a folder, and nothing may be there yet
     Raises InputError when an input does not exist, nothing is found, or a result would be written over another or over a source.
@@ -131,7 +138,7 @@ def find_jobs(
         raise InputError(f"{output}: several inputs need a folder for --output, this is a file.")
     if watching and output.suffix.lower() in CONTAINERS and not output.is_dir():
         raise InputError(f"{output}: --watch needs a folder for --output.")
-    suffix = ".mp4" if container == "auto" else f".{container}"
+    suffix = f".{CODEC_CONTAINERS[codec][0] if container == 'auto' else container}"
     return _into_folder(found, output, suffix, frames), skipped
 
 
@@ -201,7 +208,7 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _into_folder(found: list[_Found], output: Path, suffix: str, frames: str) -> list[Job]:
-    """Mirror each file below its root into `output`. Where two sources would share a name, those that are no mp4 keep their endings (a.avi.mp4)."""
+    """Mirror each file below its root into `output`. Where two sources would share a name, those that end otherwise than the outputs keep their endings (a.avi.mp4)."""
     bases = [output / VIDEO_FOLDER if frames != "none" and one.run else output for one in found]
     targets = [base / one.inside.with_suffix(suffix) for base, one in zip(bases, found, strict=True)]
     claims = Counter(targets)

@@ -218,10 +218,13 @@ class ProgressDisplay:
         frames_a_byte = self._batch.frames / self._seen_bytes if self._seen_bytes else 0.0
         self._batch.guessed = round(self._unseen_bytes * frames_a_byte)
 
+    def _total_files(self) -> int:
+        return max(self._files, len(self._videos))
+
     def _count(self) -> str:
         """'3/5 videos', or '3/5 videos, paused' when that is the note."""
         note = f", {self.note}" if self.note else ""
-        return f"{self._finished}/{max(self._files, len(self._videos))} videos{note}"
+        return f"{self._finished}/{self._total_files()} videos{note}"
 
     def _line(self) -> str:
         """The batch and its active videos as one line of text."""

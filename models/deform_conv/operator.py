@@ -70,7 +70,6 @@ def choose_backend(device: str | torch.device, dtype: torch.dtype, training: boo
     return Choice(wanted, f"triton{version}", f"fused kernels, Triton {version}")
 
 
-@torch.compiler.assume_constant_result
 def serving_backend(device: str, dtype: torch.dtype, training: bool) -> str:
     """The name in `choose_backend`'s answer; torch.compile takes it for a constant. Asked once for each key."""
     key = (device, dtype, training)
@@ -78,6 +77,9 @@ def serving_backend(device: str, dtype: torch.dtype, training: bool) -> str:
         _serving[key] = choose_backend(*key).backend
     return _serving[key]
 
+
+# As torch.compiler.assume_constant_result does, which imports the whole compiler for it: more than a second at every start.
+serving_backend._dynamo_marked_constant = True
 
 _serving: dict[tuple[str, torch.dtype, bool], str] = {}
 

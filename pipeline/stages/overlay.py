@@ -28,6 +28,9 @@ CONTEXT_PX = 24
 SMEAR_PX = 2
 """The codec smears text so far at most: these pixels do not serve to guess what is behind text."""
 
+TEXT_LIGHT = 0.8
+"""Text is held at this at most (1.0 = SDR white): x265 at the default crf of 10 gave thin strokes up to 1.37 times the light of their largest channel."""
+
 FIRM = 1.6
 """Cover is multiplied by it and cut at 1: a pixel that text covers by five eighths keeps the SDR's light alone, since what is left of a
 restored sky behind it would lift it over white."""
@@ -47,10 +50,19 @@ STROKE_LIKE = 0.30
 JOINING = 0.6
 """Light joins across pixels of so much of the text's own signal, not across an outline."""
 
+SATURATED = 0.95
+"""Least channel (signal) from which a pixel that is no text is sky, as it stands beside text: no smear makes the dark so bright."""
+
 COVERED = 0.15
 """Less cover than this is noise."""
 
-SMOOTHING_ROUNDS = 24
+SMOOTHING_ROUNDS = 4
+LINES = ((1, 0), (0, 1), (1, 1), (1, -1), (1, 2), (1, -2), (2, 1), (2, -1))
+"""Steps in pixels, across and down, of the lines along which holes are filled."""
+LINE_DOUBLINGS = 6
+"""Lines reach 2 ** this less one steps."""
+ALIKE = 3e-3
+"""Square of a difference of signal (0 to 1) below which the ends of a line are as good as alike."""
 _TOP_LIGHT = 4.0
 _SMALL = 1e-6
 
@@ -63,18 +75,52 @@ def signal_of(light: Tensor) -> Tensor:
 def fill(signal: Tensor, hole: Tensor) -> Tensor:
     """Fill holes from around: signal (N,C,h,w), hole (N or 1,1,h,w) 1 where to fill, 0 elsewhere -> new (N,C,h,w).
 
-    First from means of ever larger blocks of what is known (push-pull, Gortler et al. 1996), then smoothed by Jacobi steps of Laplace's
-    equation. All hole: 0.
+    Each pixel is a mean over straight lines through it: of what stands at a line's two ends, by their distances. A line counts for more the
+    shorter it is and the more its ends are alike, so that edges run on through the hole. What no line ends at: the mean of what is known
+    (push-pull, Gortler et al. 1996). Then smoothed a little by Jacobi steps of Laplace's equation. All hole: 0.
     """
     known = (1 - hole).expand(signal.shape[0], 1, *signal.shape[-2:])
-    rough = _pushed(signal * known, known)
-    filled = torch.where(hole > 0, rough, signal)
+    lost = hole > 0
+    total, weight = torch.zeros_like(signal), torch.zeros_like(known)
+    for across, down in LINES:
+        ends = [_first_known(signal, known, across * way, down * way) for way in (1, -1)]
+        (near, near_steps, near_there), (far, far_steps, far_there) = ends
+        length = (near_steps + far_steps) * float(across * across + down * down) ** 0.5
+        apart = (near - far).abs().amax(dim=1, keepdim=True)
+        trust = near_there * far_there / (length * length * (ALIKE + apart * apart)).clamp(min=_SMALL)
+        trust = trust * trust
+        total = total + (near * far_steps + far * near_steps) / (near_steps + far_steps).clamp(min=1) * trust
+        weight = weight + trust
+    rough = torch.where(weight > 0, total / weight.clamp(min=1e-30), _pushed(signal * known, known))
+    filled = torch.where(lost, rough, signal)
     for _ in range(SMOOTHING_ROUNDS):
         wide = F.pad(filled, (1, 1, 1, 1), mode="replicate")
-        across = wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
-        down = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
-        filled = torch.where(hole > 0, (across + down) * 0.25, filled)
+        sideways = wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
+        upright = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
+        filled = torch.where(lost, (sideways + upright) * 0.25, filled)
     return filled
+
+
+def _first_known(signal: Tensor, known: Tensor, across: int, down: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first known pixel from each one on in steps of (across, down): its values, how many steps away (0: itself), and 1 where there is one."""
+    value, steps, there = signal * known, torch.zeros_like(known), known
+    for power in range(LINE_DOUBLINGS):
+        jump = 1 << power
+        shifted = [_shifted(x, across * jump, down * jump) for x in (value, steps, there)]
+        take = (there == 0) & (shifted[2] > 0)
+        value, steps = torch.where(take, shifted[0], value), torch.where(take, shifted[1] + jump, steps)
+        there = torch.maximum(there, shifted[2])
+    return value, steps, there
+
+
+def _shifted(x: Tensor, across: int, down: int) -> Tensor:
+    """x[..., y + down, x + across], 0 outside."""
+    height, width = x.shape[-2:]
+    if abs(across) >= width or abs(down) >= height:
+        return torch.zeros_like(x)
+    padded = F.pad(x, (max(0, -across), max(0, across), max(0, -down), max(0, down)))
+    top, left = max(0, down), max(0, across)
+    return padded[..., top : top + height, left : left + width]
 
 
 def _pushed(total: Tensor, weight: Tensor) -> Tensor:
@@ -135,6 +181,7 @@ class _Region:
             whole = torch.tensor([int(digit, 16) for digit in cover], dtype=torch.float32).div_(15)
             part = whole.view(box.height, box.width)[max(0, -box.y) :, max(0, -box.x) :]
             target[..., first_y:last_y, first_x:last_x] = part[: last_y - first_y, : last_x - first_x]
+        self.fixed = box.fixed
         self.text_px, self.kernel_px = box.text_px, kernel_px(box.text_px)
         self.white = max(box.red, box.green, box.blue) - min(box.red, box.green, box.blue) < COLOURLESS
         self.smear_px = 1 if box.text_px < SMALL_TEXT_PX else SMEAR_PX
@@ -187,22 +234,32 @@ class OverlayGuard(nn.Module):
                 self._hide_one(region, region.of(hidden[one]), region.of(matte[one]))
         return hidden, matte
 
-    def show(self, restored: Tensor, frames: Tensor, hidden: Tensor, matte: Tensor) -> Tensor:
-        """Put the text back. restored: what the network made of `hidden`; frames: as given to `hide`. New tensor (N,3,H,W).
+    def hold(self, frames: Tensor, matte: Tensor) -> Tensor:
+        """frames as given to `hide`, their text held at TEXT_LIGHT at most, in its own hue: what `show` puts back. New tensor.
 
-        Text that was recorded above nominal white comes down to 1.0. White text and what lies right around it is made grey where something there
-        is above white: 4:2:0 video has one colour for four pixels, and that of the surroundings would lift red or blue of the text over white.
+        White text and what lies right around it is made grey where something there would be above that: 4:2:0 video has one colour for four
+        pixels, and that of the surroundings would lift red or blue of the text over white.
         """
-        shown = restored.clone(memory_format=torch.contiguous_format)
+        held = frames.clone(memory_format=torch.contiguous_format)
         for region in self._placed(frames):
-            sdr, filled, cover = region.of(frames), region.of(hidden), region.of(matte)
-            change = (region.of(restored) - filled) * (1 - cover)
-            kept = torch.minimum(sdr - cover * (sdr - 1).clamp(min=0), torch.where(cover >= 1, 1.0, torch.inf))
-            touched = (filled != sdr).any(dim=1, keepdim=True) | (cover > 0)
-            target = region.of(shown)
-            target.copy_(torch.where(touched, kept + change, region.of(restored)))
+            light, cover = region.of(held), region.of(matte)
             if region.white:
-                target.copy_(_without_fringes(target, sdr, cover, region.inside))
+                light.copy_(_without_fringes(light, light, cover, region.inside))
+            over = TEXT_LIGHT / light.amax(dim=1, keepdim=True).clamp(min=TEXT_LIGHT)
+            light.mul_(1 - cover * (1 - over))
+        return held
+
+    def show(self, restored: Tensor, held: Tensor, hidden: Tensor, matte: Tensor) -> Tensor:
+        """Put the text back. restored: what the network made of `hidden`; held: see there. New tensor (N,3,H,W)."""
+        shown = restored.clone(memory_format=torch.contiguous_format)
+        for region in self._placed(held):
+            text, filled, cover = region.of(held), region.of(hidden), region.of(matte)
+            change = (region.of(restored) - filled) * (1 - cover)
+            touched = (filled != text).any(dim=1, keepdim=True) | (cover > 0)
+            target = region.of(shown)
+            target.copy_(torch.where(touched, text + change, region.of(restored)))
+            if region.white:
+                target.copy_(_without_fringes(target, text, cover, region.inside))
         return shown
 
     def _placed(self, frames: Tensor) -> list[_Region]:
@@ -220,23 +277,29 @@ class OverlayGuard(nn.Module):
     def _hide_one(self, region: _Region, light: Tensor, matte: Tensor) -> None:
         """Fill the text of one frame's region (1,3,h,w), and enter the matte (1,1,h,w); both in place."""
         signal = signal_of(light)
-        found = strokes(signal, region.color, region.kernel_px) * region.searched
-        if region.outlined:
-            found = found * (1 - region.reached(signal))
-        marked = torch.maximum(region.known, spread(found, SMEAR_PX) if region.outlined else found)
-        around = fill(signal, spread(marked, SMEAR_PX) * region.inside)
-        cover = self._cover(region, signal, around, found) * region.inside
+        cover = self._firm(region.text) if region.fixed else self._seen_cover(region, signal)
         # Only what text covers now is filled: of the scene between its strokes, and where digits are not now, as much as can be is kept.
-        hole = spread((cover >= COVERED).to(cover.dtype), region.smear_px) * region.inside
+        saturated = (signal.amin(dim=1, keepdim=True) >= SATURATED) & (cover < COVERED)
+        hole = spread((cover >= COVERED).to(cover.dtype), region.smear_px) * region.inside * (~saturated)
         around = fill(signal, hole)
         matte.copy_(torch.maximum(matte, cover))
         light.copy_(torch.where(hole > 0, around * around, light))
 
-    def _cover(self, region: _Region, signal: Tensor, around: Tensor, found: Tensor) -> Tensor:
-        """How much of each pixel is text or outline, (1,1,h,w)."""
+    def _seen_cover(self, region: _Region, signal: Tensor) -> Tensor:
+        """How much of each pixel of a frame is text or outline that may change, (1,1,h,w)."""
+        found, text = strokes(signal, region.color, region.kernel_px) * region.searched, region.text
+        if region.outlined:
+            joined = region.reached(signal)
+            found = found * (1 - joined)
+            text = region.text * (1 - joined)
+        marked = torch.maximum(region.known, spread(found, SMEAR_PX) if region.outlined else found)
+        around = fill(signal, spread(marked, SMEAR_PX) * region.inside)
+        return self._cover(region, signal, around, torch.maximum(text, found), found) * region.inside
+
+    def _cover(self, region: _Region, signal: Tensor, around: Tensor, prior: Tensor, found: Tensor) -> Tensor:
+        """How much of each pixel is text or outline, (1,1,h,w). prior: what text covers where the frame cannot tell."""
         near = spread(torch.maximum((region.text >= COVERED).to(found.dtype), found), 1)
         share, seen = cover_of(signal, around, region.color)
-        prior = torch.maximum(region.text, found)  # an outlined stroke is seen before white too
         cover = (prior + (share - prior) * seen) * near
         if region.outlined:
             near = torch.maximum((region.outline >= COVERED).to(found.dtype), spread(found, SMEAR_PX))
@@ -245,13 +308,17 @@ class OverlayGuard(nn.Module):
             cover = -spread(
                 -spread(cover, 1), 1
             )  # where stroke and outline meet a pixel is neither, but graphics all the same
+        return self._firm(cover)
+
+    @staticmethod
+    def _firm(cover: Tensor) -> Tensor:
         return (torch.where(cover < COVERED / 2, 0.0, cover) * FIRM).clamp_(0, 1)
 
 
 def _without_fringes(light: Tensor, sdr: Tensor, cover: Tensor, inside: Tensor) -> Tensor:
-    """light, sdr (1,3,h,w), cover, inside (1,1,h,w) -> light, grey of the same luminance within SMEAR_PX of text where anything there is above 1.0."""
+    """light, sdr (1,3,h,w), cover, inside (1,1,h,w) -> light, grey of the same luminance within SMEAR_PX of text where anything there is above TEXT_LIGHT."""
     near = spread((cover >= COVERED).to(cover.dtype), SMEAR_PX) * inside
-    bright = (torch.maximum(light, sdr).amax(dim=1, keepdim=True) > 1).to(cover.dtype)
+    bright = (torch.maximum(light, sdr).amax(dim=1, keepdim=True) > TEXT_LIGHT).to(cover.dtype)
     red, green, blue = light[:, 0:1], light[:, 1:2], light[:, 2:3]
     grey = green + (red - green) * 0.2126 + (blue - green) * 0.0722
     return torch.where(near * spread(near * bright, SMEAR_PX) > 0, grey, light)

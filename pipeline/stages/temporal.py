@@ -14,14 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline import flow
+from pipeline.flow_dis import Dis
+from pipeline.flow_tensor import Tensors
 from pipeline.transfer import Curve
 
-Array = np.ndarray
+METHODS: dict[str, flow.Method] = {"dis": Dis(), "tensor": Tensors()}
+"""Ways of finding motion, by the words of flow.choose_method."""
 
 SATURATED_FROM, SATURATED_AT = 0.9, 0.97
 """Largest channel of the SDR frame, as light, up to which a pixel is the camera's, and from which on it may be restored wholly."""
@@ -54,28 +56,32 @@ _GROWTH = Curve(lambda stops: torch.exp2(stops) - 1, -TOP_STOPS, TOP_STOPS, 8192
 class Sample:
     """One frame as the stage needs it, and its small picture. Nothing in it may be written to.
 
-    restored (3,H,W) float32: the frame itself. share (H,W) uint8: how much of a pixel is restored, 255 = wholly. The rest is at reduced size
-    on the CPU: picture; small_share (h,w) in [0, 1]; small_stops (h,w): mean restored luminance of the restored pixels, log2, SDR white = 0.
+    restored (3,H,W) float32: the frame itself. share (H,W) uint8: how much of a pixel is restored, 255 = wholly. The rest is at reduced size,
+    where the method of flow works: picture; small_share (h,w) in [0, 1]; small_stops (h,w): mean restored luminance of the restored pixels,
+    log2, SDR white = 0.
     """
 
     restored: Tensor
     share: Tensor
     picture: flow.Picture
-    small_share: Array
-    small_stops: Array
+    small_share: Tensor
+    small_stops: Tensor
 
 
 class Temporal(nn.Module):
     """Motion-compensated smoothing of restored light over the frames from `radius` before to `radius` after.
 
-    radius: 0 or more; 0 gives every frame back as it is. `lead_in` and `lead_out` say how many frames beyond a span's borders are needed
+    radius: 0 or more; 0 gives every frame back as it is. method: one of METHODS. `lead_in` and `lead_out` say how many frames beyond a span's borders are needed
     for exact results there. No state: samples and windows may be worked on by any thread in any order.
     """
 
-    def __init__(self, radius: int) -> None:
+    def __init__(self, radius: int, method: str = "dis") -> None:
         super().__init__()
         if radius < 0:
             raise ValueError(f"radius is {radius}; legal are 0 and more")
+        if method not in METHODS:
+            raise ValueError(f"method is {method!r}; legal are {', '.join(METHODS)}")
+        self._flow = METHODS[method]
         self.radius = self.lead_in = self.lead_out = radius
 
     @torch.no_grad()
@@ -90,9 +96,9 @@ class Temporal(nn.Module):
         share = share.mul_(255).add_(0.5).to(torch.uint8)
         weight = share.to(torch.float32).div_(255)
         maps = torch.cat([sdr.clamp(0, 1), largest[None], weight[None], after.mul_(weight)[None]])
-        small = flow.reduce(maps, factor).cpu()
-        small_share = small[4].numpy().copy()
-        small_stops = flow.stops(small[5].numpy() / np.maximum(small_share, np.float32(1e-6)))
+        small = self._flow.bring(flow.reduce(maps, factor))
+        small_share = small[4].clone()
+        small_stops = flow.stops(small[5] / small_share.clamp(min=1e-6))
         return Sample(restored, share, flow.make_picture(small[:4]), small_share, small_stops)
 
     @torch.no_grad()
@@ -107,61 +113,61 @@ class Temporal(nn.Module):
         if gain is None:
             return here.restored
         height, width = here.share.shape
-        fine = flow.enlarge(torch.from_numpy(gain).to(here.share.device), flow.reduction(height, width), height, width)
+        fine = flow.enlarge(gain.to(here.share.device), flow.reduction(height, width), height, width)
         growth = _GROWTH.apply_(fine.mul(here.share).div_(255))
         return (here.restored * growth).add_(here.restored)
 
-    def _gain(self, window: Sequence[Sample], place: int) -> Array | None:
-        """Stops (h,w) float32 by which the small picture's restored light is to be raised; None when there is nothing to do."""
+    def _gain(self, window: Sequence[Sample], place: int) -> Tensor | None:
+        """Stops (h,w) float32 by which the small picture's restored light is to be raised; None when there is nothing to do.
+
+        On the CPU it stops early where nothing more can come; a GPU would have to be asked, so there what cannot count gets no weight.
+        """
         here = window[place]
-        if not (here.small_share >= LEAST_RESTORED).any():
+        asks = here.small_share.device.type == "cpu"
+        if asks and not (here.small_share >= LEAST_RESTORED).any():
             return None
-        total = np.zeros_like(here.small_stops)
-        weight = np.ones_like(total)
-        for direction in (-1, 1):
-            for step in range(1, self.radius + 1):
-                other = place + direction * step
-                if not 0 <= other < len(window):
+        steps = range(1, self.radius + 1)
+        sides = [[place + side * step for step in steps if 0 <= place + side * step < len(window)] for side in (-1, 1)]
+        others = [window[other] for other in (*sides[0], *sides[1])]
+        if not others:
+            return None
+        motion_to = self._flow.find_motions(here.picture, [other.picture for other in others])
+        total = torch.zeros_like(here.small_stops)
+        weight = torch.ones_like(total)
+        for numbers in (range(len(sides[0])), range(len(sides[0]), len(others))):
+            together: Tensor | bool = True
+            for number in numbers:
+                motion = motion_to(number)
+                together = _same_scene(motion) & together
+                if asks and not together:
                     break
-                motion = flow.find_motion(here.picture, window[other].picture)
-                if motion is None or _is_cut(motion):
-                    break
-                distance, trust = _compare(here, window[other], motion)
-                total += distance * trust
-                weight += trust
-        return total / weight if total.any() else None
+                distance, trust = self._compare(here, others[number], motion)
+                total += torch.where(together, distance * trust, 0)
+                weight += torch.where(together, trust, 0)
+        return None if asks and not total.any() else total / weight
+
+    def _compare(self, here: Sample, there: Sample, motion: flow.Motion) -> tuple[Tensor, Tensor]:
+        """How many stops more (h,w) the other frame's restored scene light is than this one's, and how far that counts, [0, 1]."""
+        maps = torch.stack([there.small_share, there.small_stops * there.small_share, there.picture.largest])
+        share, value, largest = self._flow.warp(maps, motion)
+        distance = value / share.clamp(min=1e-6) - motion.stops - here.small_stops
+        near = 1 - torch.square((distance.abs() / NEAR_STOPS).clamp(max=1))
+        both = (torch.minimum(share, here.small_share) >= LEAST_RESTORED) & motion.inside
+        trust = share * near * near * self._agreement(here.picture.largest, largest, motion.difference) * both
+        return distance * both, trust
+
+    def _agreement(self, largest_here: Tensor, largest_there: Tensor, difference: Tensor) -> Tensor:
+        """(h,w) in [0, 1]: how well the picture that is not saturated in both agrees around each pixel; 1 where all around is saturated."""
+        seen = (largest_here < flow.BRIGHTEST_LIGHT) | (largest_there < flow.BRIGHTEST_LIGHT)
+        counted, summed = self._flow.mean_around(torch.stack([seen.float(), difference * seen]), AROUND_PX)
+        difference = summed / counted.clamp(min=AROUND_PX**-2)
+        return 1 - ((difference - AGREES_BELOW) / (DIFFERS_ABOVE - AGREES_BELOW)).clamp(0, 1)
 
 
-def _compare(here: Sample, there: Sample, motion: flow.Motion) -> tuple[Array, Array]:
-    """How many stops more (h,w) the other frame's restored scene light is than this one's, and how far that counts, [0, 1]."""
-    share = flow.warp(there.small_share, motion.x, motion.y)
-    value = flow.warp(there.small_stops * there.small_share, motion.x, motion.y) / np.maximum(share, np.float32(1e-6))
-    distance = value - np.float32(motion.stops) - here.small_stops
-    near = 1 - np.minimum(np.abs(distance) / np.float32(NEAR_STOPS), 1) ** 2
-    both = (np.minimum(share, here.small_share) >= LEAST_RESTORED) & motion.inside
-    trust = share * near * near * _agreement(here, there, motion) * both
-    return distance * both, trust
-
-
-def _agreement(here: Sample, there: Sample, motion: flow.Motion) -> Array:
-    """(h,w) in [0, 1]: how well the picture that is not saturated in both agrees around each pixel; 1 where all around is saturated."""
-    import cv2
-
-    seen = (here.picture.largest < flow.BRIGHTEST_LIGHT) | (
-        flow.warp(there.picture.largest, motion.x, motion.y) < flow.BRIGHTEST_LIGHT
-    )
-    cv2.setNumThreads(1)
-    counted, summed = (
-        cv2.boxFilter(values, -1, (AROUND_PX, AROUND_PX), borderType=cv2.BORDER_REPLICATE)
-        for values in (seen.astype(np.float32), motion.difference * seen)
-    )
-    difference = summed / np.maximum(counted, np.float32(AROUND_PX**-2))
-    return 1 - np.clip((difference - AGREES_BELOW) / (DIFFERS_ABOVE - AGREES_BELOW), 0, 1).astype(np.float32)
-
-
-def _is_cut(motion: flow.Motion) -> bool:
-    different = np.median(motion.difference[motion.comparable]) > CUT_DIFFERENCE
-    return bool(different) and motion.likeness < CUT_LIKENESS
+def _same_scene(motion: flow.Motion) -> Tensor:
+    """() bool: whether both frames are of one scene, as far as there was anything to see."""
+    different = motion.median_difference > CUT_DIFFERENCE
+    return motion.known & ~(different & (motion.likeness < CUT_LIKENESS))
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

@@ -1,0 +1,85 @@
+"""HDR stream: frames that are played, as pieces of 10-bit video for the browser. Encoded beside the lanes; what does not fit in is left out."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+
+from pipeline.errors import SunvisorError
+from preview.hdr_video import HdrVideo
+from preview.outbox import Outbox
+from preview.pictures import Made
+
+WAITING_FRAMES = 2
+
+
+class HdrStream:
+    """codec: "av1" or "hevc"; rate: of the source; on_error: told what went wrong, once; nothing is sent after that"""
+
+    def __init__(self, outbox: Outbox, codec: str, rate: Fraction, on_error: Callable[[str], None]) -> None:
+        self.codec = codec
+        self._outbox, self._rate, self._on_error = outbox, rate, on_error
+        self._frames: queue.Queue[tuple[Made, float] | None] = queue.Queue(WAITING_FRAMES)
+        self._video: HdrVideo | None = None
+        self._shape: tuple = ()
+        self._numbers: list[int] = []
+        self._seconds = -1.0
+        self._whole = True
+        self._thread = threading.Thread(target=self._run, name="hdr video", daemon=True)
+        self._thread.start()
+
+    def write(self, made: Made, seconds: float) -> None:
+        """A frame that is shown; left out when those before are still being encoded."""
+        try:
+            self._frames.put_nowait((made, seconds))
+        except queue.Full:
+            return
+
+    def close(self) -> None:
+        """End the encoder."""
+        while self._thread.is_alive():
+            try:
+                self._frames.put(None, timeout=0.05)
+            except queue.Full:
+                continue
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (item := self._frames.get()) is not None:
+                self._encode(*item)
+        except SunvisorError as error:
+            self._on_error(f"HDR video stopped: {error}")
+            while self._frames.get() is not None:
+                pass
+        finally:
+            self._abandon()
+
+    def _encode(self, made: Made, seconds: float) -> None:
+        """A new run of video where the picture's size or its transfer is another, time goes back, or a piece was left out."""
+        shape = (made.width, made.height, made.out)
+        if self._video is None or shape != self._shape or seconds <= self._seconds or not self._whole:
+            self._abandon()
+            self._shape, self._whole, self._numbers = shape, True, []
+            self._video = HdrVideo(
+                made.width,
+                made.height,
+                self._rate,
+                made.out.transfer,
+                self.codec,
+                peak_nits=made.out.peak_nits,
+            )
+        self._seconds = seconds
+        self._numbers.append(made.number)
+        for piece in self._video.write(made.packed, seconds):
+            header = {"codec": self._video.codec_string, "init": piece.init, "seconds": piece.seconds}
+            header["first_frame"] = made.number if piece.init else self._numbers[piece.first_frame]
+            header["duration_seconds"] = piece.duration_seconds
+            self._whole &= self._outbox.fragment(header, piece.data)
+
+    def _abandon(self) -> None:
+        if self._video is not None:
+            self._video.abandon()
+            self._video = None
