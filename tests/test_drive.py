@@ -395,7 +395,7 @@ def test_pictures_have_no_drive(tmp_path: Path) -> None:
     for file in files:
         cv2.imwrite(str(file), np.zeros((48, 64, 3), np.uint8))
     (run,) = group_runs(files)
-    _, config = wrapped(run, tmp_path / "work", settings("drive.join=true", "input.fps=20"))
+    _, config = wrapped(run, tmp_path, settings("drive.join=true", "input.fps=20"))
     assert not config.drive.join
 
 
