@@ -16,8 +16,9 @@ from typing import Any
 from configs.schema import Config
 from pipeline.drive_files import drive_of
 from pipeline.errors import InputError
+from pipeline.machine import Machine, planned_settings_hash
 from pipeline.plan import PLAN_VERSION
-from pipeline.prepare import Machine, choose_container, planned_settings_hash, rate_asked
+from pipeline.prepare import choose_container, rate_asked
 from pipeline.sequence import Run
 
 END_BYTES = 1 << 20

@@ -16,15 +16,14 @@ from pipeline.errors import InputError
 from pipeline.extras import extra_files
 from pipeline.file_report import FileReport
 from pipeline.fingerprint import QUICK_KEY, Fingerprint, fingerprint
+from pipeline.machine import Machine, this_machine
 from pipeline.places import work_folder
 from pipeline.prepare import (
-    Machine,
     Prepared,
     make_plan,
     rate_asked,
     save_indices,
     span_keys,
-    this_machine,
 )
 from pipeline.proxy_file import proxies_current
 from pipeline.sequence import Run, wrap

@@ -8,19 +8,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from configs.schema import STAGES, Config, result_settings, settings_hash
-from models import checkpoints
-from models.model import DEVICE_PRECISIONS, Model, best_precision
-from pipeline import engine as engines
+from configs.schema import STAGES, Config, result_settings
 from pipeline.color import OutputSpec
 from pipeline.drive_files import join_drive
 from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
-from pipeline.encoder_choice import X265_MIN_WIDTH, EncoderChoice, resolve_encoder
+from pipeline.encoder_choice import X265_MIN_WIDTH
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex
 from pipeline.ledger import Ledger, files_of
 from pipeline.looks import Looks
+from pipeline.machine import Machine, find_model, planned_settings_hash, this_machine
 from pipeline.places import CONTAINERS, work_folder
 from pipeline.plan import (
     PLAN_VERSION,
@@ -36,9 +34,6 @@ from pipeline.span_job import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
 
-AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base", "tiny", "small", "neutral")}
-"""Device -> what `model=auto` means there: the first of these that is shipped. `tiny` before `small`: of the two that are shipped now it
-is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
 BITS_A_PIXEL = {"prores_ks": 4.0, "ffv1": 6.0}
@@ -66,31 +61,6 @@ class Prepared:
     def workdir(self) -> Path:
         """Where plan, ledger and span files live until the output is complete."""
         return work_folder(self.output)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What is decided once for all files of a batch: the arithmetic of the machine that asks, the encoder, and the checkpoint.
-
-    Whoever plans a file is told it, so that files may be planned on other machines than those that convert.
-    """
-
-    device: str
-    numerics_class: str
-    encoder: EncoderChoice
-    precision: str
-    model_sha256: str
-    model_restores_highlights: bool
-
-
-def this_machine(config: Config, looks: Looks | None = None) -> Machine:
-    """What this machine decides for these settings. Raises InputError for a device, model, precision or encoder that it has not."""
-    device = engines.resolve_device(config.device)
-    _, model = find_model(config.model, device, looks or Looks())
-    precision = choose_precision(config.precision, device, model)
-    encoder = resolve_encoder(config.output, device)
-    spec = model.spec
-    return Machine(device, engines.numerics_class(device), encoder, precision, spec.sha256, spec.restores_highlights)
 
 
 def choose_container(output: Path, wanted: str, codec: str = "hevc") -> str:
@@ -320,32 +290,6 @@ def _chosen_streams(info: VideoInfo, config: Config) -> list[StreamInfo]:
     return [videos[number]]
 
 
-def auto_checkpoint(device: str) -> str:
-    """The shipped checkpoint that `model=auto` means on "cpu" or "cuda"."""
-    shipped = checkpoints.available()
-    return next(name for name in AUTO_CHECKPOINTS[device] if name in shipped)
-
-
-def find_model(wanted: str, device: str, looks: Looks) -> tuple[str, Model]:
-    """What workers load it by (a shipped name or a path) and the model. Raises InputError for a name or file that is none."""
-    name = auto_checkpoint(device) if wanted == "auto" else wanted
-    try:
-        model = looks.model(name)
-    except checkpoints.CheckpointError as error:
-        raise InputError(f"model={wanted}: {error}") from error
-    return name if name in checkpoints.available() else str(Path(name).resolve()), model
-
-
-def choose_precision(wanted: str, device: str, model: Model) -> str:
-    """`auto` -> the best one for device and model. Raises InputError for one that does not run there."""
-    if wanted == "auto":
-        return best_precision(device, model.spec.width)
-    legal = DEVICE_PRECISIONS[device]
-    if wanted not in legal:
-        raise InputError(f"precision={wanted}: does not run on {device}; legal there: auto, {', '.join(legal)}.")
-    return wanted
-
-
 def _rate_asked(config: Config, info: VideoInfo) -> Fraction | None:
     rate = rate_asked(config)
     if rate is None and info.has_no_clock:
@@ -366,20 +310,6 @@ def rate_asked(config: Config) -> Fraction | None:
     if not 0 < rate <= 1000:
         raise InputError(f"--fps {config.input.fps}: legal: above 0, at most 1000.")
     return rate
-
-
-def planned_settings_hash(config: Config, machine: Machine) -> str:
-    """Hash (hex) of the result settings, with every `auto` resolved that is not a file's own."""
-    encoder = machine.encoder
-    settings = result_settings(config)
-    settings |= {
-        "model": None,
-        "precision": machine.precision,
-        "device": machine.device,
-        "encoder": [encoder.encoder, encoder.crf, encoder.preset],
-    }
-    settings["encoder"].append(sorted(encoder.options.items()))
-    return settings_hash(settings)
 
 
 def color_overrides(config: Config) -> dict[str, str]:

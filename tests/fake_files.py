@@ -14,9 +14,10 @@ from pipeline.convert import Joining
 from pipeline.encoder_choice import EncoderChoice
 from pipeline.errors import ConversionError, InputError
 from pipeline.file_report import FileReport
+from pipeline.machine import Machine
 from pipeline.plan import PLAN_VERSION, Plan, Track
 from pipeline.planning import Asked, Planned
-from pipeline.prepare import Machine, Prepared
+from pipeline.prepare import Prepared
 from pipeline.probe import VideoInfo
 from pipeline.span import Span
 from workers.span_worker import SpanTask

@@ -14,7 +14,7 @@ from pipeline.convert import convert, start
 from pipeline.errors import InputError
 from pipeline.file_report import FileReport
 from pipeline.fingerprint import fingerprint
-from pipeline.prepare import this_machine
+from pipeline.machine import this_machine
 from tests.clips import make_clip
 from tests.test_sequence import pixels, write
 

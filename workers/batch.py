@@ -18,8 +18,9 @@ from configs.schema import Config
 from pipeline import engine as engines
 from pipeline.errors import InputError, SunvisorError
 from pipeline.file_report import FileReport
+from pipeline.machine import this_machine
 from pipeline.planning import wrapped
-from pipeline.prepare import Prepared, make_plan, refuse_output, this_machine
+from pipeline.prepare import Prepared, make_plan, refuse_output
 from workers.area import Area
 from workers.batch_run import BatchRun, Options
 from workers.cluster import Cluster, connect

@@ -13,8 +13,8 @@ from typing import Any
 from configs.schema import Config
 from pipeline.convert import Conversion, let_go, opened, take_lock
 from pipeline.file_report import FileReport
+from pipeline.machine import Machine
 from pipeline.planning import Asked
-from pipeline.prepare import Machine
 from workers.area import Area
 from workers.batch_file import EXIT_TIME_OVER, BatchFile
 from workers.events import Done, Event, Failed
