@@ -11,6 +11,7 @@ import sys
 
 from rich.console import Console
 
+from commands.batch import add_pause, add_resume, add_status
 from commands.check import add_inspect, add_verify
 from commands.convert import add_convert
 from commands.preview import add_preview
@@ -21,6 +22,9 @@ from pipeline.errors import SunvisorError
 
 COMMANDS = (
     add_convert,
+    add_status,
+    add_pause,
+    add_resume,
     add_preview,
     add_inspect,
     add_verify,
@@ -46,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 (something failed), 2 (the user can mend it) or 130 (interrupted)."""
+    """Run one command. Returns 0, 1 (something failed), 2 (the user can mend it) 3 (time over) or 130 (interrupted)."""
     parser = build_parser()
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     args, more = parser.parse_known_args(argv)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import io
 import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -13,7 +19,12 @@ from commands.shared import add_command, print_json
 from configs.schema import Config, load_config, profiles
 from pipeline.errors import InputError
 
+if TYPE_CHECKING:
+    from workers.jobs import Job
+
+REPORT_COLUMNS = 120
 OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_0-9]+)*=", re.IGNORECASE)
+STILL_SECONDS = 10.0
 ERRORS = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -30,16 +41,26 @@ def add_convert(commands: Any) -> None:  # noqa: ANN401
   run_pipeline.py convert 'trip*/*.mp4' --output hdr/ --dry-run what would happen, and why
   run_pipeline.py convert drive.mp4 --output d.mkv grade.peak_nits=600 output.codec=av1
   run_pipeline.py convert drive.mp4 --output d.mov output.codec=prores extras.proxy=sdr    for editing, with a small video beside it
+  run_pipeline.py convert @drives.txt --output hdr/             a list: one file, folder or glob a line, relative to the list
+  run_pipeline.py convert sdcard/ --output hdr/ --watch         a folder that keeps filling; Ctrl-C ends it
+  run_pipeline.py status hdr/     and  pause hdr/,  resume hdr/: from another terminal
 
 Settings: any key of configs/schema.py as key=value; a misspelt key lists the legal ones.
 --progress json: each line is an object. {"is": "progress", ...}, every second and at each change, with the numbers seconds (since the
 start), files_done, files, spans_done, spans, frames_done, frames (frames_guessed of them are a guess: files not yet looked at),
 frames_per_second, eta_seconds (null: not known yet), and now: the same numbers of each file that is being converted, beside its name,
-file. {"is": "message", "text": ...}: what people are told meanwhile, such as what became of a file.
-Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interrupted. With several files the rest goes on.""",
+file; note: "paused" or "". {"is": "message", "text": ...}: what people are told meanwhile, such as what became of a file.
+Files are begun longest first, and each is published as soon as it is done. Done ones are recognised by content and settings, not by name or
+time: size, first and last MiB. A source that changed in its middle alone is not seen by that; --paranoid reads all of it.
+A folder of results gets .sunvisor/report.json and report.txt: what became of each file.
+Exit code: 0 all well, 1 something failed, 2 something you can mend, 3 stopped by --max-hours, 130 interrupted (3 and 130: the same command
+goes on). With several files the rest goes on.""",
     )
     parser.add_argument(
-        "words", nargs="+", metavar="INPUT|key=value", help="video files, folders or globs, and settings as key=value"
+        "words",
+        nargs="+",
+        metavar="INPUT|key=value",
+        help="video files, folders, globs or @lists, and settings as key=value",
     )
     parser.add_argument(
         "--output",
@@ -76,6 +97,18 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
     )
     parser.add_argument("--salvage", action="store_true", help="convert the readable part of a file that was cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that was made from something else")
+    parser.add_argument("--paranoid", action="store_true", help="read a source through before calling its output done")
+    parser.add_argument(
+        "--max-hours", type=float, metavar="H", help="begin nothing new after so many hours; running spans finish"
+    )
+    parser.add_argument("--watch", action="store_true", help="go on taking files that come, until Ctrl-C")
+    parser.add_argument(
+        "--still",
+        type=float,
+        default=STILL_SECONDS,
+        metavar="SECONDS",
+        help="with --watch: for how long nobody may have written to a file before it is taken (default: %(default)g)",
+    )
     parser.add_argument(
         "--report", action="store_true", help="also write OUTPUT.report.html: the conversion in pictures and curves"
     )
@@ -93,36 +126,78 @@ Exit code: 0 all well, 1 something failed, 2 something you can mend, 130 interru
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from pipeline.report import plan_facts, print_plan, print_results
-    from workers.batch import plan_batch, run_batch
     from workers.jobs import find_jobs
 
     overrides = [word for word in args.words if OVERRIDE.match(word) and not Path(word).exists()]
     inputs = [word for word in args.words if word not in overrides]
     if not inputs:
-        raise InputError("convert: no input named; give a video file, a folder or a glob.")
+        raise InputError("convert: no input named; give a video file, a folder, a glob or an @list.")
     config = load_config(args.profile, args.config, overrides)
     _apply_flags(config, args)
+    if args.watch and args.dry_run:
+        raise InputError("--watch and --dry-run do not go together; leave one out.")
     wanted = config.output
-    jobs, skipped = find_jobs(inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
+    find = functools.partial(find_jobs, inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
+    if args.watch:
+        return _run(args, config, [], [], lambda: find(watching=True)[0])
+    jobs, skipped = find()
+    return _show_plans(args, config, jobs) if args.dry_run else _run(args, config, jobs, skipped, None)
+
+
+def _show_plans(args: argparse.Namespace, config: Config, jobs: list[Job]) -> int:
+    from pipeline.report import plan_facts, print_plan
+    from workers.batch import plan_batch
+
+    prepared, reports = plan_batch(jobs, config)
     console = Console(stderr=args.json)
-    if args.dry_run:
-        prepared, reports = plan_batch(jobs, config)
-        for item in prepared:
-            if not args.json:
-                print_plan(console, item)
-        if args.json:
-            print_json(
-                {"plans": [plan_facts(item) for item in prepared], "files": [report.to_dict() for report in reports]}
-            )
-        else:
-            for report in reports:
-                ERRORS.print(f"{report.source}: {report.status}: {report.error}")
-        return max([report.exit_code for report in reports], default=0)
-    batch = run_batch(jobs, config, overwrite=args.overwrite, progress=args.progress)
+    for item in prepared:
+        if not args.json:
+            print_plan(console, item)
     if args.json:
-        print_json(batch.to_dict() | {"skipped": [str(path) for path in skipped]})
+        print_json(
+            {"plans": [plan_facts(item) for item in prepared], "files": [report.to_dict() for report in reports]}
+        )
     else:
+        for report in reports:
+            ERRORS.print(f"{report.source}: {report.status}: {report.error}")
+    return max([report.exit_code for report in reports], default=0)
+
+
+def _run(
+    args: argparse.Namespace,
+    config: Config,
+    jobs: list[Job],
+    skipped: list[Path],
+    find: Callable[[], list[Job]] | None,
+) -> int:
+    """Convert. find: lists all jobs anew, for --watch"""
+    from pipeline.report import print_results
+    from workers.area import area_of
+    from workers.batch import run_batch
+    from workers.batch_run import Options
+    from workers.watch import Watch
+
+    area = area_of(args.output, one_file=len(jobs) == 1 and jobs[0].output == args.output)
+    limit = None if args.max_hours is None else args.max_hours * 3600
+    options = Options(overwrite=args.overwrite, paranoid=args.paranoid, max_seconds=limit)
+    with contextlib.ExitStack() as stack:
+        if find is not None:
+            find()  # what can never be found is told at once
+            watch = stack.enter_context(Watch(find, args.still, time.monotonic, ERRORS.print))
+            options = replace(options, watch=watch.new_jobs)
+        batch = run_batch(jobs, config, progress=args.progress, options=options, area=area)
+    facts = batch.to_dict() | {"skipped": [str(path) for path in skipped]}
+    text = io.StringIO()
+    console = Console(file=text, width=REPORT_COLUMNS)
+    print_results(console, batch.files)
+    try:
+        area.write_report(facts, text.getvalue())
+    except OSError as error:
+        ERRORS.print(f"{area.folder}: the report cannot be written there ({error.strerror}).")
+    if args.json:
+        print_json(facts)
+    else:
+        console = Console()
         print_results(console, batch.files)
         for path in skipped:
             console.print(
@@ -140,6 +215,9 @@ def _apply_flags(config: Config, args: argparse.Namespace) -> None:
         if args.video != "all" and not args.video.isdigit():
             raise InputError(f"--video {args.video}: legal: all, or the number of a video stream (0, 1, ...).")
         config.input.video = args.video
+    for flag, value in (("--max-hours", args.max_hours), ("--still", args.still)):
+        if value is not None and not 0 <= value < 1e6:
+            raise InputError(f"{flag} {value:g}: legal: 0 or more.")
     if args.fps is not None:
         config.input.fps = args.fps
     if args.address is not None:

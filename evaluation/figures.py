@@ -30,7 +30,7 @@ from models.model import Model
 from pipeline.color import coded_signal
 from pipeline.engine import resolve_device
 from pipeline.errors import InputError
-from pipeline.prepare import auto_checkpoint
+from pipeline.machine import auto_checkpoint
 from pipeline.stages.reconstruct import Reconstruct, choose_tile
 
 Array = np.ndarray

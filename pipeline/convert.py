@@ -1,57 +1,55 @@
-"""Convert: one video from source to published output. Spans may be done here, or anywhere by whoever calls."""
+"""Convert: one video from source to published output. Planning, spans and joining may be done here, or anywhere by whoever calls."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, DriveConfig
+from configs.schema import Config
 from pipeline.assemble import TrackSpans, assemble
 from pipeline.encode import publish
-from pipeline.errors import ConversionError, InputError, SunvisorError
+from pipeline.errors import ConversionError, SunvisorError
 from pipeline.extras import Finished, extra_paths, write_extras
 from pipeline.file_report import FileReport
-from pipeline.frame_files import refuse_frames
+from pipeline.fingerprint import QUICK_KEY
 from pipeline.hdr10 import ContentLight, MasteringDisplay
-from pipeline.ledger import LOCK_NAME, Ledger, WorkLock
+from pipeline.index import VideoIndex
+from pipeline.ledger import LEDGER_NAME, Ledger, WorkLock
 from pipeline.light import LightLevels
-from pipeline.prepare import Prepared, check_output, check_space, make_plan, open_work, rate_asked, work_folder
-from pipeline.proxy_file import proxies_current
-from pipeline.sequence import Run, wrap
+from pipeline.places import work_folder
+from pipeline.planning import Asked, Planned, plan_file, stamp_of
+from pipeline.prepare import check_output, check_space, open_work
+from pipeline.sequence import Run
 from pipeline.sidecars import write_sidecars
 from pipeline.span_job import no_space_named, run_span
+from pipeline.span_work import index_name
 from pipeline.streams import plan_copies
 from pipeline.telemetry.account import account_of
-from pipeline.verify import PROVENANCE_KEY, read_provenance, verify
+from pipeline.verify import PROVENANCE_KEY, verify
 from pipeline.version import VERSION
-
-WRAPPED_NAME = "pictures.mov"
-"""The file in the work folder that stands for a run of pictures."""
 
 WriteReport = Callable[[Finished, Path], None]
 """Writes the report of a finished conversion to a path."""
 
+Lines = dict[tuple[int, int], dict[str, Any]]
+"""Ledger line of each (track, span)."""
+
 
 class Conversion:
-    """A conversion under way: which spans are done, which are pending, and the way to the published file."""
+    """A conversion under way: which spans are done, which are pending. It owns the lock and the ledger of the work folder."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        lock: WorkLock,
-        done: dict[tuple[int, int], dict[str, Any]],
-        source_stamp: tuple[int, int],
-    ) -> None:
-        self.prepared = prepared
-        self.plan = prepared.plan
-        self.workdir = prepared.workdir
+    def __init__(self, planned: Planned, lock: WorkLock, done: Lines) -> None:
+        self.planned = planned
+        self.prepared = planned.prepared
+        self.plan = planned.prepared.plan
+        self.workdir = planned.prepared.workdir
         self.lines = dict(done)
         self.reused = len(done)
         self._lock = lock
-        self._source_stamp = source_stamp
         self._ledger = Ledger(self.workdir)
         self._started = time.monotonic()
 
@@ -72,30 +70,65 @@ class Conversion:
             self._ledger.append(line)
         self.lines[line["track"], line["span"]] = line
 
-    def finish(self, *, keep_work: bool = False, write_report: WriteReport | None = None) -> FileReport:
-        """Join the spans, verify the cheap part, publish, write what goes beside the output, and remove the work folder.
+    def to_join(self) -> Joining:
+        """What `join` wants to know, small enough to be sent to another process."""
+        return Joining(self.planned.without_indices(), self.lines, self.reused)
 
-        write_report: makes the report where the plan asks for one (`reporting` has it)
-        Raises ConversionError, and publishes nothing, when the joined file fails a check, the source is no longer what was
-        planned, or the disk is full.
-        """
-        with no_space_named(self.workdir):
-            result = self._join(write_report)
+    def finish(self, *, keep_work: bool = False, write_report: WriteReport | None = None) -> FileReport:
+        """`join` here, and `joined`."""
+        report = join(self.to_join(), write_report)
+        self.joined(report, keep_work=keep_work)
+        return report
+
+    def joined(self, report: FileReport, *, keep_work: bool = False) -> None:
+        """The output is published: complete its report, and remove the work folder."""
+        report.seconds = round(time.monotonic() - self._started, 2)
         if keep_work:
             self.close()
-            return result
+            return
         try:
             self._lock.remove_folder()
         except OSError as error:
-            result.warnings.append(f"{self.workdir}: cannot be removed ({error.strerror}); nothing in it is needed.")
-        return result
+            report.warnings.append(f"{self.workdir}: cannot be removed ({error.strerror}); nothing in it is needed.")
 
     def close(self) -> None:
         """Let go of the work folder; what is done stays."""
         self._lock.release()
 
-    def _join(self, write_report: WriteReport | None) -> FileReport:
-        """Join, verify and publish."""
+
+@dataclass(frozen=True)
+class Joining:
+    """A conversion whose spans are all done. lines: of all of them; reused: how many of them an earlier run had done"""
+
+    planned: Planned
+    lines: Lines
+    reused: int
+
+
+def join(joining: Joining, write_report: WriteReport | None = None) -> FileReport:
+    """Join the spans, verify the cheap part, publish, and write what goes beside the output. Done twice, it gives the same.
+
+    The caller holds the lock of the work folder, and removes that afterwards.
+    write_report: makes the report where the plan asks for one (`reporting` has it)
+    Raises ConversionError, and publishes nothing, when the joined file fails a check, the source is no longer what was planned, or
+    the disk is full.
+    """
+    with no_space_named(joining.planned.prepared.workdir):
+        return _Joiner(joining).run(write_report)
+
+
+class _Joiner:
+    def __init__(self, joining: Joining) -> None:
+        bare = joining.planned.prepared
+        indices = tuple(VideoIndex.load(bare.workdir / index_name(number)) for number in range(len(bare.plan.tracks)))
+        self.prepared = dataclasses.replace(bare, indices=indices)
+        self.planned = joining.planned
+        self.plan = bare.plan
+        self.workdir = bare.workdir
+        self.lines = joining.lines
+        self.reused = joining.reused
+
+    def run(self, write_report: WriteReport | None) -> FileReport:
         self._check_source()
         prepared, plan = self.prepared, self.plan
         levels = self._levels()
@@ -155,6 +188,7 @@ class Conversion:
                 write_report(finished, extra_paths(prepared)["report"][0])
             except SunvisorError as error:
                 warnings.append(f"the report is missing: {error}")
+        extras = [path for paths in extra_paths(prepared).values() for path in paths]
         return FileReport(
             source=str(prepared.source),
             output=str(prepared.output),
@@ -162,7 +196,6 @@ class Conversion:
             frames=plan.frames,
             spans_done=len(self.lines) - self.reused,
             spans_reused=self.reused,
-            seconds=round(time.monotonic() - self._started, 2),
             max_cll_nits=light.max_cll_nits,
             max_fall_nits=light.max_fall_nits,
             restores_highlights=plan.model_restores_highlights,
@@ -171,14 +204,14 @@ class Conversion:
             redone_in_float32=redone,
             streams=[dataclasses.asdict(copy) for copy in copies],
             account=[entry.to_dict() for entry in saved.entries],
-            beside=list(dict.fromkeys(str(path) for path in [*saved.files, *_extra_files(prepared)])),
+            beside=list(dict.fromkeys(str(path) for path in [*saved.files, *extras])),
             warnings=warnings,
         )
 
     def _check_source(self) -> None:
         """Raise ConversionError when the source was written to since it was planned: what is copied must be of what was read."""
         source = self.prepared.source
-        if _stamp(source) != self._source_stamp:
+        if stamp_of(source) != self.planned.stamp:
             raise ConversionError(
                 f"{source}: the file changed while it was converted; nothing is published. Run the same command again once it is "
                 "complete: spans that are still the same are reused."
@@ -215,6 +248,7 @@ class Conversion:
             }
             facts |= {"drive": track.drive.facts()} if track.drive else {}
             tracks.append(facts | ({"fps": str(self.prepared.fps)} if self.prepared.fps else {}))
+        quick = self.planned.fingerprint
         return {
             "version": VERSION,
             "identity": plan.identity(),
@@ -228,28 +262,7 @@ class Conversion:
             "max_fall": light.max_fall_nits,
             "p9999_nits": round(levels.p9999_nits, 2),
             "tracks": tracks,
-        }
-
-
-def _stamp(source: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns. Raises InputError when the file is gone."""
-    try:
-        facts = source.stat()
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}).") from error
-    return facts.st_size, facts.st_mtime_ns
-
-
-def _extra_files(prepared: Prepared) -> list[Path]:
-    return [path for paths in extra_paths(prepared).values() for path in paths]
-
-
-def _provenance_of(output: Path) -> dict[str, Any]:
-    """What an earlier output says of itself; empty when the file is none of ours."""
-    try:
-        return read_provenance(output).facts
-    except InputError:
-        return {}
+        } | ({QUICK_KEY: dataclasses.asdict(quick)} if quick else {})
 
 
 def start(
@@ -260,69 +273,52 @@ def start(
     overwrite: bool = False,
     run: Run | None = None,
     frames: tuple[Path, ...] = (),
+    paranoid: bool = False,
 ) -> Conversion | FileReport:
-    """Plan a conversion and open its work folder; a FileReport comes back instead when the output is there already.
+    """Plan a conversion here and open its work folder; a FileReport comes back instead when the output is there already.
 
+    See pipeline.planning.Asked for the arguments.
     Raises InputError when the source cannot be converted, or another file stands where the output would.
     """
-    check_output(source, output)
-    if run is None:
-        return _started(source, output, config, overwrite, frames, None)
-    with no_space_named(output.parent):
-        lock = WorkLock(work_folder(output))  # first, as the pictures are wrapped into its folder
+    asked = Asked(source, output, config, overwrite, run, frames, paranoid)
+    lock = take_lock(source, output)
     try:
-        with no_space_named(output.parent):
-            source, config = wrapped(run, work_folder(output), config)
-        return _started(source, output, config, overwrite, frames, lock)
+        return opened(plan_file(asked), lock)
     except BaseException:
-        if {path.name for path in work_folder(output).iterdir()} <= {LOCK_NAME, WRAPPED_NAME}:
-            lock.remove_folder()
-        else:  # an earlier run's spans are in there
-            lock.release()
+        let_go(lock, output)
         raise
 
 
-def _started(
-    source: Path, output: Path, config: Config, overwrite: bool, frames: tuple[Path, ...], lock: WorkLock | None
-) -> Conversion | FileReport:
-    """`start` of a video file. lock: of the work folder, where the caller has it already."""
-    stamp = _stamp(source)
-    prepared = make_plan(source, output, config, frames)
-    if not output.exists():
-        refuse_frames(prepared.frames, overwrite=overwrite)
-    else:
-        earlier = _provenance_of(output)
-        same = earlier.get("identity") == prepared.plan.identity()
-        beside = [*prepared.frames, *_extra_files(prepared)]
-        if same and all(path.exists() for path in beside) and proxies_current(prepared):
-            if prepared.workdir.exists():  # an earlier run was stopped just after it had published
-                (lock or WorkLock(prepared.workdir)).remove_folder()
-            return FileReport(
-                str(source),
-                str(output),
-                "already done",
-                frames=prepared.plan.frames,
-                max_cll_nits=earlier.get("max_cll"),
-                max_fall_nits=earlier.get("max_fall"),
-                restores_highlights=prepared.plan.model_restores_highlights,
-            )
-        if not (same or overwrite):
-            raise InputError(
-                f"{output}: there is a file already, made from another source or with other settings; --overwrite replaces it."
-            )
-    check_space(prepared)
-    with no_space_named(prepared.workdir):
-        lock, done = open_work(prepared, lock)
-    return Conversion(prepared, lock, done, stamp)
+def take_lock(source: Path, output: Path) -> WorkLock:
+    """The lock of an output's work folder, which it makes. Raises InputError where the output cannot be, or is another driver's."""
+    check_output(source, output)
+    with no_space_named(output.parent):
+        return WorkLock(work_folder(output))
 
 
-def wrapped(run: Run, folder: Path, config: Config) -> tuple[Path, Config]:
-    """The file that stands for a run of pictures, made in `folder`, and the settings that it is converted with: pictures are sRGB, and no drive."""
-    rate = run.rate(rate_asked(config))
-    source = wrap(run, rate, folder / WRAPPED_NAME)
-    transfer = "srgb" if config.input.transfer == "auto" else config.input.transfer
-    told = dataclasses.replace(config.input, fps="auto", transfer=transfer)
-    return source, dataclasses.replace(config, input=told, drive=DriveConfig(join=False))
+def opened(found: Planned | FileReport, lock: WorkLock) -> Conversion | FileReport:
+    """What planning found -> a conversion to go on with, or the report of an output that is there already.
+
+    Raises InputError when the disk has too little room.
+    """
+    if isinstance(found, FileReport):
+        lock.remove_folder()  # an earlier run may have been stopped just after it had published
+        return found
+    check_space(found.prepared)
+    with no_space_named(found.prepared.workdir):
+        return Conversion(found, lock, open_work(found.prepared, found.keys))
+
+
+def let_go(lock: WorkLock, output: Path) -> None:
+    """Planning came to nothing: remove the work folder, unless an earlier run's spans or logs are in there."""
+    try:
+        names = {path.name for path in work_folder(output).iterdir()}
+        if LEDGER_NAME not in names and not any(name.endswith(".log") for name in names):
+            lock.remove_folder()
+    except OSError:
+        pass  # what is left in it does no harm, and why planning failed matters more
+    finally:
+        lock.release()
 
 
 def convert(

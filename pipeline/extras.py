@@ -54,17 +54,20 @@ class Finished:
 
 def extra_paths(prepared: Prepared) -> dict[str, list[Path]]:
     """What is asked for -> its files: one a converted track, or one for all."""
-    output, tracks = prepared.output, range(len(prepared.plan.tracks))
+    return extra_files(prepared.output, len(prepared.plan.tracks), prepared.plan.extras)
+
+
+def extra_files(output: Path, tracks: int, extras: Sequence[str]) -> dict[str, list[Path]]:
+    """The same by the output's name and the number of converted tracks. extras: as in pipeline.plan.Plan"""
     paths = {
-        "mask": [mask_path(output, number) for number in tracks],
-        "hdr10plus": [json_path(output, number) for number in tracks],
+        "mask": [mask_path(output, number) for number in range(tracks)],
+        "hdr10plus": [json_path(output, number) for number in range(tracks)],
         "evidence": [manifest_path(output)],
         "manifest": [streams_path(output)],
         "report": [output.with_name(output.stem + REPORT_SUFFIX)],
     }
-    asked = {name: files for name, files in paths.items() if name in prepared.plan.extras}
-    proxy = proxy_in(prepared.plan.extras)
-    return asked | ({"proxy": [proxy_path(output, number) for number in tracks]} if proxy else {})
+    asked = {name: files for name, files in paths.items() if name in extras}
+    return asked | ({"proxy": [proxy_path(output, number) for number in range(tracks)]} if proxy_in(extras) else {})
 
 
 def write_extras(finished: Finished) -> list[str]:

@@ -8,20 +8,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from configs.schema import STAGES, Config, result_settings, settings_hash
-from models import checkpoints
-from models.model import DEVICE_PRECISIONS, Model, best_precision
-from pipeline import engine as engines
+from configs.schema import STAGES, Config, result_settings
 from pipeline.color import OutputSpec
 from pipeline.drive_files import join_drive
 from pipeline.encoder_choice import CONTAINERS as CODEC_CONTAINERS
-from pipeline.encoder_choice import X265_MIN_WIDTH, EncoderChoice, resolve_encoder
+from pipeline.encoder_choice import X265_MIN_WIDTH
 from pipeline.errors import InputError
 from pipeline.frame_files import frame_paths
 from pipeline.index import VideoIndex
-from pipeline.ledger import Ledger, WorkLock, files_of
+from pipeline.ledger import Ledger, files_of
 from pipeline.looks import Looks
+from pipeline.machine import Machine, find_model, planned_settings_hash, this_machine
 from pipeline.memory_need import refuse_too_large
+from pipeline.places import CONTAINERS, work_folder
 from pipeline.plan import (
     PLAN_VERSION,
     Plan,
@@ -36,10 +35,6 @@ from pipeline.span_work import PLAN_NAME, index_name, lent_name
 from pipeline.stages.reconstruct import choose_tile, network_size
 from pipeline.track_maker import make_track
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv"}
-AUTO_CHECKPOINTS = {"cpu": ("tiny", "small", "base", "neutral"), "cuda": ("base", "tiny", "small", "neutral")}
-"""Device -> what `model=auto` means there: the first of these that is shipped. `tiny` before `small`: of the two that are shipped now it
-is the faster one and the truer one in well-exposed colours (docs/model_card.md)."""
 TILE_BUDGET_BYTES = {"cpu": 1_500_000_000, "cuda": 16_000_000_000}
 BITS_A_PIXEL_AT_CRF_10 = 1.0
 BITS_A_PIXEL = {"prores_ks": 4.0, "ffv1": 6.0}
@@ -67,11 +62,6 @@ class Prepared:
     def workdir(self) -> Path:
         """Where plan, ledger and span files live until the output is complete."""
         return work_folder(self.output)
-
-
-def work_folder(output: Path) -> Path:
-    """OUTPUT.mp4 -> OUTPUT.mp4.work"""
-    return output.with_name(output.name + ".work")
 
 
 def choose_container(output: Path, wanted: str, codec: str = "hevc") -> str:
@@ -113,22 +103,25 @@ def check_output(source: Path, output: Path) -> None:
 
 
 def make_plan(
-    source: Path, output: Path, config: Config, frames: tuple[Path, ...] = (), looks: Looks | None = None
+    source: Path,
+    output: Path,
+    config: Config,
+    frames: tuple[Path, ...] = (),
+    looks: Looks | None = None,
+    machine: Machine | None = None,
 ) -> Prepared:
     """Probe and index the source and resolve every `auto`. Writes nothing.
 
-    looks: what finds out about the source (default: anew)
-
+    looks: what finds out about the source (default: anew); machine: what will convert it (default: this machine)
     Raises InputError with one sentence when the source cannot be converted as asked.
     """
     refuse_too_large(source, config.workers.memory_bytes)
     looks = looks or Looks()
     info = looks.probe(source)
     streams = _chosen_streams(info, config)
-    device = engines.resolve_device(config.device)
+    machine = machine or this_machine(config, looks)
+    device, encoder, precision = machine.device, machine.encoder, machine.precision
     model_path, model = find_model(config.model, device, looks)
-    precision = choose_precision(config.precision, device, model)
-    encoder = resolve_encoder(config.output, device)
     warnings: list[str] = []
     if not model.spec.restores_highlights:
         warnings.append(
@@ -179,12 +172,12 @@ def make_plan(
         model_restores_highlights=model.spec.restores_highlights,
         device=device,
         precision=precision,
-        numerics_class=engines.numerics_class(device),
+        numerics_class=machine.numerics_class,
         stages=_active_stages(config, tracks),
         strict=config.input.strict,
         out=OutputSpec(config.output.transfer, config.grade.white_nits, config.grade.peak_nits, encoder.chroma),
         encoder=encoder,
-        settings_hash=_settings_hash(config, precision, device, encoder),
+        settings_hash=planned_settings_hash(config, machine),
         tracks=tuple(tracks),
         warnings=tuple(warnings),
         decoder=config.input.decoder,
@@ -213,42 +206,43 @@ def _proxy_name(source: Path, config: Config, tracks: list[Track]) -> tuple[str,
     return (proxy.name,)
 
 
-def open_work(prepared: Prepared, lock: WorkLock | None = None) -> tuple[WorkLock, dict[tuple[int, int], dict]]:
-    """Lock the work folder, write plan and indices, and find what is done already.
+def save_indices(prepared: Prepared) -> None:
+    """Write the indices of all tracks and of what neighbours lend into the work folder, where workers look for them."""
+    for number, index in enumerate(prepared.indices):
+        index.save(prepared.workdir / index_name(number))
+    for number, neighbours in enumerate(prepared.lent):
+        for side, index in neighbours.items():
+            index.save(prepared.workdir / lent_name(number, side))
 
-    lock: of that folder, where the caller has it already
-    Returns the lock and the ledger lines of finished spans by (track, span). Span files of other plans are removed.
+
+def span_keys(prepared: Prepared) -> dict[tuple[int, int], str]:
+    """(track, span) -> the key that its ledger line carries."""
+    return {
+        (number, span.number): span_key(prepared.plan, track, span, prepared.indices[number])
+        for number, track in enumerate(prepared.plan.tracks)
+        for span in track.spans
+    }
+
+
+def open_work(prepared: Prepared, keys: dict[tuple[int, int], str]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Write the plan unless it is there, remove what is of no use, and return the ledger lines of finished spans.
+
+    The caller holds the folder's lock, and the indices are in it. keys: see `span_keys`
     """
     folder = prepared.workdir
-    held = lock or WorkLock(folder)
-    try:
-        return held, _refresh_work(prepared, folder)
-    except BaseException:
-        if lock is None:
-            held.release()
-        raise
-
-
-def _refresh_work(prepared: Prepared, folder: Path) -> dict[tuple[int, int], dict]:
-    """Write plan and indices unless they are there, remove what is of no use, and return the lines of finished spans."""
     text = prepared.plan.to_json()
     path = folder / PLAN_NAME
     if not path.exists() or path.read_text() != text:
-        for number, index in enumerate(prepared.indices):
-            index.save(folder / index_name(number))
-        for number, neighbours in enumerate(prepared.lent):
-            for side, index in neighbours.items():
-                index.save(folder / lent_name(number, side))
         partial = path.with_suffix(".part")
         partial.write_text(text)
         partial.replace(path)
     finished = Ledger(folder).finished()
-    done = {}
-    for number, track in enumerate(prepared.plan.tracks):
-        for span in track.spans:
-            line = finished.get(span_key(prepared.plan, track, span, prepared.indices[number]))
-            if line is not None and kinds_beside(prepared.plan.extras) <= line.get("beside", {}).keys():
-                done[number, span.number] = line
+    wanted = kinds_beside(prepared.plan.extras)
+    done = {
+        place: finished[key]
+        for place, key in keys.items()
+        if key in finished and wanted <= finished[key].get("beside", {}).keys()
+    }
     keep = {name for line in done.values() for name in files_of(line)}
     for stray in [*folder.glob("span_*"), *folder.glob(".span_*"), *folder.glob("final.*")]:
         if stray.name not in keep:
@@ -300,32 +294,6 @@ def _chosen_streams(info: VideoInfo, config: Config) -> list[StreamInfo]:
     return [videos[number]]
 
 
-def auto_checkpoint(device: str) -> str:
-    """The shipped checkpoint that `model=auto` means on "cpu" or "cuda"."""
-    shipped = checkpoints.available()
-    return next(name for name in AUTO_CHECKPOINTS[device] if name in shipped)
-
-
-def find_model(wanted: str, device: str, looks: Looks) -> tuple[str, Model]:
-    """What workers load it by (a shipped name or a path) and the model. Raises InputError for a name or file that is none."""
-    name = auto_checkpoint(device) if wanted == "auto" else wanted
-    try:
-        model = looks.model(name)
-    except checkpoints.CheckpointError as error:
-        raise InputError(f"model={wanted}: {error}") from error
-    return name if name in checkpoints.available() else str(Path(name).resolve()), model
-
-
-def choose_precision(wanted: str, device: str, model: Model) -> str:
-    """`auto` -> the best one for device and model. Raises InputError for one that does not run there."""
-    if wanted == "auto":
-        return best_precision(device, model.spec.width)
-    legal = DEVICE_PRECISIONS[device]
-    if wanted not in legal:
-        raise InputError(f"precision={wanted}: does not run on {device}; legal there: auto, {', '.join(legal)}.")
-    return wanted
-
-
 def _rate_asked(config: Config, info: VideoInfo) -> Fraction | None:
     rate = rate_asked(config)
     if rate is None and info.has_no_clock:
@@ -346,18 +314,6 @@ def rate_asked(config: Config) -> Fraction | None:
     if not 0 < rate <= 1000:
         raise InputError(f"--fps {config.input.fps}: legal: above 0, at most 1000.")
     return rate
-
-
-def _settings_hash(config: Config, precision: str, device: str, encoder: EncoderChoice) -> str:
-    settings = result_settings(config)
-    settings |= {
-        "model": None,
-        "precision": precision,
-        "device": device,
-        "encoder": [encoder.encoder, encoder.crf, encoder.preset],
-    }
-    settings["encoder"].append(sorted(encoder.options.items()))
-    return settings_hash(settings)
 
 
 def color_overrides(config: Config) -> dict[str, str]:

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from configs.schema import Config
 from models.model import Model
 from pipeline.color import ColorSpec
-from pipeline.convert import wrapped
 from pipeline.index import VideoIndex
 from pipeline.looks import Looks, Seen
 from pipeline.plan import Plan, Track
+from pipeline.planning import wrapped
 from pipeline.prepare import make_plan
 from pipeline.probe import StreamInfo, VideoInfo
 from preview.sources import Source

@@ -10,8 +10,9 @@ from pipeline import engine as engines
 from pipeline.color import OutputSpec
 from pipeline.encoder_choice import resolve_encoder
 from pipeline.looks import Looks
+from pipeline.machine import choose_precision, find_model
 from pipeline.plan import PLAN_VERSION, Plan, Track, busy_stages
-from pipeline.prepare import TILE_BUDGET_BYTES, choose_precision, find_model, grade_options
+from pipeline.prepare import TILE_BUDGET_BYTES, grade_options
 from pipeline.stages.reconstruct import choose_tile, network_size
 from preview.ladder import Rung, rungs_of
 from preview.live import LiveSource

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.prepare import CONTAINERS
+from pipeline.places import CONTAINERS
 from pipeline.sequence import Run
 from preview.live import shown
 

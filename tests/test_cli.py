@@ -155,6 +155,9 @@ def test_no_space_left(
         (["--video", "last"], "legal: all, or the number"),
         (["--fps", "fast"], "not a frame rate"),
         (["model=absent"], "neutral"),
+        (["--max-hours", "-1"], "legal: 0 or more"),
+        (["--watch"], "--watch needs a folder for --output"),
+        (["--watch", "--dry-run"], "do not go together"),
         (["precision=fp16"], "legal there: auto, fp32"),
     ],
 )
@@ -196,6 +199,13 @@ def test_a_batch_goes_on_after_a_bad_file(capsys: pytest.CaptureFixture[str], cl
     assert report["files"][1]["frames"] == 40
     assert (tmp_path / "out" / "day" / "good.mp4").exists()
     assert report["skipped"] == [str(card / "notes.txt")]
+    kept = tmp_path / "out" / ".sunvisor"
+    assert json.loads((kept / "report.json").read_text()) == report
+    assert "bad.mp4: refused: " in (kept / "report.txt").read_text()
+    code, out, _ = run(capsys, "status", tmp_path / "out", "--json")
+    (driver,) = json.loads(out)["drivers"]
+    assert (code, driver["state"], driver["exit_code"], driver["files"]["done"]) == (0, "finished", 2, 1)
+    assert run(capsys, "pause", tmp_path / "out")[0] == 2  # no run is under way
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,3 +213,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and "convert drive.mp4" in text
     code, _, text = run(capsys, "convert", "--help")
     assert code == 0 and "goes on where it stopped" in text
+    for word in ("@drives.txt", "--watch", "--max-hours", "--paranoid", "3 stopped by --max-hours"):
+        assert word in text
+    code, _, text = run(capsys, "status", "--help")
+    assert code == 0 and ".sunvisor" in text and "finishing (nothing new begins)" in text

@@ -16,7 +16,7 @@ from pipeline.convert import convert, start
 from pipeline.encode import SpanEncoder
 from pipeline.errors import InputError
 from pipeline.file_report import FileReport
-from pipeline.prepare import auto_checkpoint
+from pipeline.machine import auto_checkpoint
 from pipeline.span_job import run_span
 from pipeline.verify import read_provenance, verify
 from tests import oracles

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import pipeline.engine
 from configs.schema import Config, load_config
-from pipeline.convert import Conversion, convert, start, wrapped
+from pipeline.convert import Conversion, convert, start
 from pipeline.describe import describe, describe_text
 from pipeline.drive import Drive, Heading, Picture, group_drives
 from pipeline.drive_files import drive_of
@@ -26,6 +26,7 @@ from pipeline.drive_name import read_name
 from pipeline.errors import ConversionError
 from pipeline.file_report import FileReport
 from pipeline.plan import Plan, span_key
+from pipeline.planning import wrapped
 from pipeline.prepare import Prepared, make_plan
 from pipeline.report import plan_facts
 from pipeline.sequence import group_runs
@@ -394,7 +395,7 @@ def test_pictures_have_no_drive(tmp_path: Path) -> None:
     for file in files:
         cv2.imwrite(str(file), np.zeros((48, 64, 3), np.uint8))
     (run,) = group_runs(files)
-    _, config = wrapped(run, tmp_path / "work", settings("drive.join=true", "input.fps=20"))
+    _, config = wrapped(run, tmp_path, settings("drive.join=true", "input.fps=20"))
     assert not config.drive.join
 
 

@@ -41,7 +41,7 @@ from evaluation.tonemap import exposure, tone_map
 from models import checkpoints, registry
 from models.model import Model, ModelSpec
 from pipeline.errors import InputError
-from pipeline.prepare import auto_checkpoint
+from pipeline.machine import auto_checkpoint
 from tests.clips import make_clip
 
 LABEL_HEIGHT = LINE_PX[LABEL_SIZE] + 6

@@ -88,6 +88,53 @@ def test_an_output_of_unknown_kind_is_refused(card: Path, tmp_path: Path) -> Non
         find_jobs([str(card / "a.mp4")], tmp_path / "out.avi")
 
 
+def test_a_list_names_files_folders_and_globs_from_where_it_lies(card: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "deep"
+    other.mkdir(parents=True)
+    (other / "z.mp4").write_bytes(b"x")
+    (other.parent / "y.mp4").write_bytes(b"x")
+    words = tmp_path / "card" / "list.txt"
+    lines = ["# the good ones", "", "a.mp4", "  day 2/c.avi  ", "../other/deep/z.mp4", str(other.parent / "y.mp4")]
+    words.write_text("\ufeff" + "\r\n".join(lines) + "\n")
+    jobs, _ = find_jobs([f"@{words}"], tmp_path / "out")
+    assert {job.source.resolve(): job.output.relative_to(tmp_path / "out").as_posix() for job in jobs} == {
+        card / "a.mp4": "a.mp4",
+        card / "day 2" / "c.avi": "day 2/c.mp4",
+        other / "z.mp4": "deep/z.mp4",
+        other.parent / "y.mp4": "y.mp4",
+    }
+    words.write_text("day 2\na*.mp4\n")
+    jobs, _ = find_jobs([f"@{words}"], tmp_path / "out")
+    assert sorted(job.output.name for job in jobs) == ["a.mp4", "b.mp4", "c.mp4"]
+    words.write_text("a.mp4\n")
+    assert find_jobs([f"@{words}"], tmp_path / "x.mkv")[0][0].output == tmp_path / "x.mkv"
+
+
+def test_a_list_that_names_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"@.*list\.txt: this list cannot be read \(No such file"):
+        find_jobs([f"@{tmp_path / 'list.txt'}"], tmp_path / "out")
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    with pytest.raises(InputError, match="names no file"):
+        find_jobs([f"@{tmp_path / 'list.txt'}"], tmp_path / "out")
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="no text in UTF-8"):
+        find_jobs([f"@{tmp_path / 'list.txt'}"], tmp_path / "out")
+    (tmp_path / "list.txt").write_text("absent.mp4\n")
+    with pytest.raises(InputError, match=r"absent\.mp4: no such file"):
+        find_jobs([f"@{tmp_path / 'list.txt'}"], tmp_path / "out")
+
+
+def test_a_folder_that_is_watched_may_be_empty_and_needs_a_folder_for_results(card: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert find_jobs([str(tmp_path / "empty"), str(tmp_path / "*.mp4")], tmp_path / "out", watching=True) == ([], [])
+    with pytest.raises(InputError, match="--watch needs a folder"):
+        find_jobs([str(card)], tmp_path / "o.mp4", watching=True)
+    with pytest.raises(InputError, match="no such file or folder"):
+        find_jobs([str(tmp_path / "absent")], tmp_path / "out", watching=True)
+    (job,), _ = find_jobs([str(card / "a.mp4")], tmp_path / "out", watching=True)
+    assert job.output == tmp_path / "out" / "a.mp4"
+
+
 CITY = "{tree}/val/ulm/ulm_{sequence:06d}_{frame:06d}_{name}"
 
 

@@ -56,7 +56,7 @@ def task(folder: str, span: int, frames: int = 100) -> SpanTask:
 
 def lived(port: int = 0) -> Metrics:
     """Metrics in which every label has come up."""
-    metrics = Metrics(port, 1, Tally("batch", 0, 0))
+    metrics = Metrics(port, Tally("batch", 0, 0))
     metrics.show(Done(task("/w/a", 0), line(1.0, 2.0, 3.0, 4), 5.0))
     return metrics
 
@@ -87,7 +87,9 @@ def test_the_numbers_served_are_what_happened(tmp_path: Path) -> None:
     done = tmp_path / "a.mp4"
     done.write_bytes(bytes(4321))
     display = ProgressDisplay(quiet=True, stream=io.StringIO(), now=lambda: clock_now[0])
-    with Listeners(display, WorkersConfig(metrics_port=port), files=5) as listeners:
+    with Listeners(display, WorkersConfig(metrics_port=port)) as listeners:
+        for _ in range(5):
+            listeners.add_file(0)
         before = samples(fetch(port))
         assert before["sunvisor_files", (("state", "waiting"),)] == 5
         assert math.isnan(before["sunvisor_eta_seconds", ()])
@@ -168,7 +170,7 @@ def test_types_are_what_the_names_promise() -> None:
 
 
 def test_it_listens_on_loopback_only_and_a_taken_port_is_told() -> None:
-    with Metrics(0, 1, Tally("batch", 0, 0)) as metrics:
+    with Metrics(0, Tally("batch", 0, 0)) as metrics:
         row = [one.split() for one in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         listening = [one[1] for one in row if one[3] == "0A" and one[1].endswith(f":{metrics.port:04X}")]
         assert listening == [f"0100007F:{metrics.port:04X}"]
@@ -176,7 +178,7 @@ def test_it_listens_on_loopback_only_and_a_taken_port_is_told() -> None:
             pytest.raises(
                 InputError, match=rf"workers.metrics_port={metrics.port}: cannot be opened on 127.0.0.1"
             ) as told,
-            Listeners(ProgressDisplay(stream=io.StringIO()), WorkersConfig(metrics_port=metrics.port), files=1),
+            Listeners(ProgressDisplay(stream=io.StringIO()), WorkersConfig(metrics_port=metrics.port)),
         ):
             pass
         assert told.value.exit_code == 2

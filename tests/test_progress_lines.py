@@ -43,7 +43,7 @@ def test_numbers_are_counted_and_every_change_is_a_line() -> None:
         seen = lines(stream.getvalue())
     numbers = [line for line in seen if line["is"] == "progress"]
     assert numbers[0] == {
-        "is": "progress", "seconds": 0.0, "files_done": 0, "files": 3, "spans_done": 1, "spans": 4, "frames_done": 10,
+        "is": "progress", "seconds": 0.0, "files_done": 0, "files": 3, "note": "", "spans_done": 1, "spans": 4, "frames_done": 10,
         "frames": 100, "frames_guessed": 60, "frames_per_second": 0.0, "eta_seconds": None, "now": [],
     }  # fmt: skip
     done = numbers[1]

@@ -30,18 +30,20 @@ from configs.schema import Config, load_config
 from models import checkpoints, registry
 from models.model import ModelSpec
 from pipeline import convert as conversions
-from pipeline import lanes, span_job
+from pipeline import lanes, planning, span_job
 from pipeline.convert import convert, start
 from pipeline.errors import ConversionError, InputError
 from pipeline.ledger import WorkLock
-from pipeline.prepare import work_folder
+from pipeline.places import work_folder
 from tests.clips import make_clip
+from tests.here import DeskHere, PoolHere
 from tests.processes import stat_fields
 from workers import batch as batches
-from workers.events import Done, Event, Failed
+from workers import batch_run, file_work
+from workers.events import Done
 from workers.jobs import Job
 from workers.progress import ProgressDisplay
-from workers.span_worker import SpanTask, describe_error
+from workers.span_worker import SpanTask
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
@@ -700,53 +702,13 @@ def test_the_lock_of_a_folder_that_is_just_removed_is_not_taken_for_a_new_one(tm
 # --- a batch ------------------------------------------------------------------------------------------------------------
 
 
-class PoolHere:
-    """Stands in for SpanPool: does each span in this process, as the caller asks for events."""
-
-    size = 1
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.tasks: list[SpanTask] = []
-
-    def __enter__(self) -> PoolHere:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.abort()
-
-    def submit(self, task: SpanTask) -> None:
-        self.tasks.append(task)
-
-    def running(self) -> int:
-        return len(self.tasks)
-
-    def alive(self) -> int:
-        return 1
-
-    def drain(self) -> None:
-        self.tasks.clear()
-
-    abort = drain
-
-    def events(self) -> Iterator[Event]:
-        while self.tasks:
-            task = self.tasks.pop(0)
-            try:
-                line = batches.conversions.run_span(
-                    task.workdir, task.track, task.span, threads=1, on_frames=lambda _: None, should_stop=lambda: False
-                )
-            except Exception as error:  # noqa: BLE001 - as a worker does
-                yield Failed(task, describe_error(error), 1, f"Attempt 1: {error}")
-                continue
-            yield Done(task, line, 0.1)
-
-
 @pytest.fixture
 def batch(monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path) -> Callable[..., batches.BatchReport]:
     """Runs a batch of copies of the clip in this process, a pool of Ray's replaced by PoolHere."""
     cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True})()
     monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
     monkeypatch.setattr(batches, "SpanPool", PoolHere)
+    monkeypatch.setattr(batch_run, "FileDesk", DeskHere)
 
     def begin(count: int = 3) -> batches.BatchReport:
         jobs = []
@@ -783,11 +745,13 @@ def test_an_error_that_nobody_foresaw_costs_one_file(
     conversion = conversions.Conversion
     if stage == "planning":
         is_it = lambda source, *_: Path(source).name == "1.mp4"  # noqa: E731
-        monkeypatch.setattr(conversions, "make_plan", fails_for(conversions.make_plan, is_it, bug))
-    else:
-        name = {"noting": "span_done", "joining": "finish"}[stage]
+        monkeypatch.setattr(planning, "make_plan", fails_for(planning.make_plan, is_it, bug))
+    elif stage == "noting":
         is_it = lambda self, *_: self.prepared.output.name == "1.mp4"  # noqa: E731
-        monkeypatch.setattr(conversion, name, fails_for(getattr(conversion, name), is_it, bug))
+        monkeypatch.setattr(conversion, "span_done", fails_for(conversion.span_done, is_it, bug))
+    else:
+        is_it = lambda joining, *_: joining.planned.prepared.output.name == "1.mp4"  # noqa: E731
+        monkeypatch.setattr(file_work, "join", fails_for(file_work.join, is_it, bug))
     report = batch()
     assert [file.status for file in report.files] == ["done", "failed", "done"]
     assert report.exit_code == 1
@@ -817,7 +781,7 @@ def test_a_second_ctrl_c_while_the_driver_itself_is_busy_gives_a_report(
     batch: Callable[..., batches.BatchReport], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str
 ) -> None:
     """StopNow rises in the midst of a file that is being planned or joined: it is told as interrupted, and goes on later."""
-    owner, name = {"planning": (conversions, "make_plan"), "joining": (conversions, "assemble")}[stage]
+    owner, name = {"planning": (planning, "make_plan"), "joining": (conversions, "assemble")}[stage]
     real = getattr(owner, name)
 
     def interrupted(source: Path, *args: object, **kwargs: object) -> object:

@@ -36,7 +36,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def test_what_happens_is_in_the_log_with_its_file_span_and_worker(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "run.jsonl"
     display = ProgressDisplay(quiet=True, stream=io.StringIO())
-    with Listeners(display, WorkersConfig(log=str(path)), files=4) as listeners:
+    with Listeners(display, WorkersConfig(log=str(path))) as listeners:
         listeners.skip_video("c.mp4", "no", 5, FileReport("c.mp4", "o/c.mp4", "refused", error="no video"))
         listeners.watch_workers(lambda: 2)
         listeners.add_video("/w/a", "ä.mp4", 250, 3, 0, 0, 777)

@@ -21,6 +21,7 @@ from pipeline.errors import ConversionError, InputError
 from tests.processes import LOOPBACK, descendants, listening, stat_fields
 from workers.cluster import ROOT, Cluster, connect, runtime_env
 from workers.events import Done, Event, Failed, Progress, Retrying
+from workers.file_desk import FileDesk
 from workers.interrupts import Interrupts, StopNow
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay, clock
@@ -156,6 +157,23 @@ def test_what_ray_writes_is_bounded_and_what_a_worker_writes_goes_straight_to_it
             assert Path(f"/proc/{info.pid}/fd/{number}").readlink().is_relative_to(cluster.session_dir or "/")
 
 
+def test_spans_that_wait_can_be_recalled_and_a_quiet_pool_gives_the_caller_time(pool: SpanPool, tmp_path: Path) -> None:
+    tasks = make_tasks(tmp_path / "a", ["sleep:1.5"] * 5)
+    for task in tasks:
+        pool.submit(task)
+    while pool.running() < 2:
+        time.sleep(0.02)
+    assert pool.recall() == tasks[2:]
+    began, rounds, events = time.monotonic(), 0, []
+    while len(events) < 2 and time.monotonic() < began + 60:
+        events += [event for event in pool.events(0.1) if isinstance(event, Done)]
+        rounds += 1
+    assert rounds > 2 and sorted(event.task.span for event in events) == [0, 1]
+    assert list(pool.events()) == []  # nothing is open: it ends at once
+    ends, _ = run_all(pool, tasks[4:])
+    assert isinstance(ends[4], Done)
+
+
 def test_a_pool_whose_workers_cannot_start_says_why(cluster: Cluster, pool: SpanPool, tmp_path: Path) -> None:
     # It borrows nothing: both slots are taken by `pool`, so its worker never starts and the deadline ends the wait.
     with SpanPool(cluster, "test_workers:run_fake", "test_workers:no_such", workers=1, start_seconds=1.0) as other:
@@ -181,6 +199,34 @@ def test_errors_of_the_entry_come_back_with_their_type_and_are_not_retried(pool:
         and "cuda-sm90" in ends[4].error.message
         and CLASS in ends[4].error.message
     )
+
+
+def call_fake(action: str) -> str:
+    """What a FileDesk has done elsewhere."""
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "input":
+        raise InputError("no video")
+    return f"{action} in {os.getpid()}"
+
+
+def test_files_are_looked_at_in_tasks_that_may_die(cluster: Cluster, pool: SpanPool) -> None:
+    """All slots are taken by workers; tasks book none."""
+    desk = FileDesk(retries=2)
+    desk.use(cluster)
+    for action in ("fine", "kill", "input"):
+        desk.begin("plan", action, "test_workers:call_fake", action)
+    assert desk.count("plan") == 3 and desk.count("join") == 0
+    ended = {}
+    deadline = time.monotonic() + 90
+    while desk.count("plan") and time.monotonic() < deadline:
+        ended |= {one.key: one for one in desk.ended()}
+        time.sleep(0.02)
+    assert ended["fine"].answer.value.startswith("fine in") and str(os.getpid()) not in ended["fine"].answer.value
+    assert (ended["input"].answer.error.kind, ended["input"].answer.error.user_error) == ("InputError", True)
+    assert ended["kill"].answer.error.kind == "WorkerDied" and len(ended["kill"].deaths) == 2
+    desk.begin("plan", "again", "test_workers:call_fake", "fine")
+    assert desk.kill("plan") == ["again"] and desk.count("plan") == 0
 
 
 def test_a_stranger_on_this_machine_is_refused_and_every_port_is_on_loopback(cluster: Cluster, pool: SpanPool) -> None:
@@ -224,6 +270,7 @@ import json, sys
 from pathlib import Path
 from workers.cluster import connect
 from workers.events import Done, Progress
+from workers.file_desk import FileDesk
 from workers.interrupts import Interrupts, StopNow
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay

@@ -53,6 +53,7 @@ LOCAL_ENV = {
     LOOPBACK_SWITCH: "0",
     "RAY_ROTATION_MAX_BYTES": "10000000",
     "RAY_ROTATION_BACKUP_COUNT": "3",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # processes that plan and join keep what they imported
 }
 
 # Ray's logs are rotated (RAY_ROTATION_*), but not what the workers of a Ray of our own write themselves: for that, Ray puts a pipe and a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from configs.schema import WorkersConfig
 from pipeline.file_report import FileReport
@@ -30,6 +30,9 @@ class Listener(Protocol):
     ) -> None:
         """A video is planned; see ProgressDisplay.add_video."""
 
+    def add_file(self, source_bytes: int) -> None:
+        """One more file belongs to the batch."""
+
     def skip_video(self, name: str, note: str, source_bytes: int = 0, report: FileReport | None = None) -> None:
         """A file is not converted: refused, or done already."""
 
@@ -53,8 +56,8 @@ class Listeners:
     written or the port is taken.
     """
 
-    def __init__(self, display: ProgressDisplay, config: WorkersConfig, files: int) -> None:
-        self._display, self._config, self._files = display, config, files
+    def __init__(self, display: ProgressDisplay, config: WorkersConfig) -> None:
+        self._display, self._config = display, config
         self._all: list[Listener] = []
         self._open = contextlib.ExitStack()
 
@@ -64,9 +67,7 @@ class Listeners:
                 log = RunLog(self._config.log, on_trouble=self._display.message)
                 self._all.append(opening.enter_context(log))
             if self._config.metrics_port:
-                self._all.append(
-                    opening.enter_context(Metrics(self._config.metrics_port, self._files, self._display.batch))
-                )
+                self._all.append(opening.enter_context(Metrics(self._config.metrics_port, self._display.batch)))
             opening.enter_context(self._display)
             self._open = opening.pop_all()
         return self
@@ -75,6 +76,25 @@ class Listeners:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.__exit__(kind, error, trace)
+
+    @property
+    def note(self) -> str:
+        """A word on the whole batch that the terminal shows, such as "paused"."""
+        return self._display.note
+
+    @note.setter
+    def note(self, text: str) -> None:
+        self._display.note = text
+
+    def numbers(self) -> dict[str, Any]:
+        """See ProgressDisplay."""
+        return self._display.numbers()
+
+    def add_file(self, source_bytes: int) -> None:
+        """See Listener."""
+        self._display.add_file(source_bytes)
+        for one in self._all:
+            one.add_file(source_bytes)
 
     def add_video(
         self,

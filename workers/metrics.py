@@ -31,16 +31,16 @@ FILE_STATES = ("waiting", "active", "done", "already_done", "failed", "refused",
 class Metrics:
     """Listens to a batch (workers.listeners.Listener) and serves what it heard; use it as a context manager.
 
-    port: where on 127.0.0.1, 0 = any free one (see `port`); files: how many the batch has
+    port: where on 127.0.0.1, 0 = any free one (see `port`)
     tally: frames and spans of the batch as the terminal shows them, brought up to date before this hears of an event
     Raises InputError when the port is taken or not ours to open.
     """
 
-    def __init__(self, port: int, files: int, tally: Tally) -> None:
+    def __init__(self, port: int, tally: Tally) -> None:
         self.registry = CollectorRegistry()
         self.port = port
         self._tally = tally
-        self._states = dict.fromkeys(FILE_STATES, 0) | {"waiting": files}
+        self._states = dict.fromkeys(FILE_STATES, 0)
         self._running: set[str] = set()
         self._shares = StageShares()
         self._make()
@@ -128,6 +128,11 @@ class Metrics:
         self._spans_planned.inc(spans)
         self._frames_reused.inc(reused_frames)
         self._spans_reused.inc(reused_spans)
+
+    def add_file(self, source_bytes: int) -> None:
+        """See Listener."""
+        self._states["waiting"] += 1
+        self._show_files()
 
     def skip_video(self, name: str, note: str, source_bytes: int = 0, report: FileReport | None = None) -> None:
         """See Listener."""

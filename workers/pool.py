@@ -107,11 +107,13 @@ class SpanPool:
             self._pending.append(task)
             self._open += 1
 
-    def events(self) -> Iterator[Event]:
+    def events(self, patience_seconds: float | None = None) -> Iterator[Event]:
         """Yield what happens, and end when every submitted span is Done, Failed or handed back by drain() or abort().
 
+        patience_seconds: end as well when nothing happens for that long; the caller comes back for the rest
         Spans may be submitted meanwhile. Exactly one Done or Failed comes for each span that was begun, unless aborted.
         Raises ConversionError when the pool's own thread died."""
+        quiet_since = time.monotonic()
         while True:
             try:
                 event = self._events.get(timeout=TICK_SECONDS)
@@ -121,8 +123,11 @@ class SpanPool:
                 with self._lock:
                     if (self._open == 0 or not self._thread.is_alive()) and self._events.empty():
                         return
+                if patience_seconds is not None and time.monotonic() - quiet_since >= patience_seconds:
+                    return
                 continue
             yield event
+            quiet_since = time.monotonic()
 
     @property
     def size(self) -> int:
@@ -141,6 +146,14 @@ class SpanPool:
         """After drain() or abort(): the spans that were not begun, or not finished when aborted, in order."""
         with self._lock:
             return list(self._unstarted)
+
+    def recall(self) -> list[SpanTask]:
+        """Hand back the spans that are not begun; they may be submitted again."""
+        with self._lock:
+            tasks = list(self._pending)
+            self._open -= len(tasks)
+            self._pending.clear()
+            return tasks
 
     def drain(self) -> list[SpanTask]:
         """Begin nothing new: running spans finish and still come out of events(). Returns the unstarted ones."""

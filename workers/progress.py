@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -65,6 +65,18 @@ class Tally:
         rest, fps = self.frames + self.guessed - self.reused - self.converted, self.fps()
         return rest / fps if fps > 0 else None
 
+    def numbers(self) -> dict[str, Any]:
+        """For programs. eta_seconds is None while it cannot be said."""
+        eta = self.eta_seconds()
+        return {
+            "spans_done": self.done_spans,
+            "spans": self.spans,
+            "frames_done": self.reused + self.converted,
+            "frames": self.frames + self.guessed,
+            "frames_per_second": round(self.fps(), 2),
+            "eta_seconds": None if eta is None else round(eta, 1),
+        }
+
     def text(self) -> str:
         """'120/1000 frames, 2/9 spans, 14.2 fps, ETA 1:02'; '120/~5000 frames, 14.2 fps, ETA 5:44' where it is partly a guess."""
         eta = self.eta_seconds()
@@ -87,6 +99,7 @@ class ProgressDisplay:
 
     quiet: show nothing but message(); stream: stderr; now: the clock, for tests
     source_bytes: size of every file of the batch; what has not been looked at is taken to have as many frames a byte as the rest
+    note: set it to one word on how the batch is, such as "paused"
     Call add_video() or skip_video() for each file, show(event) for each event of the pool, finish_video() at a video's end.
     """
 
@@ -105,6 +118,7 @@ class ProgressDisplay:
         self._active: list[str] = []
         self._batch = Tally("batch", 0, 0)
         self._shares = StageShares()
+        self.note = ""
         self._finished = 0
         self._files = len(source_bytes)
         self._unseen_bytes = sum(source_bytes)
@@ -128,6 +142,17 @@ class ProgressDisplay:
     def batch(self) -> Tally:
         """Frames and spans of all videos together, up to date after each call."""
         return self._batch
+
+    def add_file(self, source_bytes: int) -> None:
+        """One more file belongs to the batch, which is not looked at yet."""
+        self._files += 1
+        self._unseen_bytes += source_bytes
+        self._guess()
+
+    def numbers(self) -> dict[str, Any]:
+        """The batch's numbers, and under "now" those of each file whose spans are being converted, for programs."""
+        now = [{"file": self._videos[folder].name} | self._videos[folder].numbers() for folder in list(self._active)]
+        return self._batch.numbers() | {"frames_guessed": self._batch.guessed, "now": now}
 
     def add_video(
         self,
@@ -188,6 +213,7 @@ class ProgressDisplay:
         """A video is over, well or badly; note says which, e.g. 'done: out/a.mp4'."""
         if workdir in self._active:
             self._active.remove(workdir)
+        self._videos[workdir].samples.clear()
         self._finished += 1
         if not self._quiet:
             self.message(f"{self._videos[workdir].name}: {note}")
@@ -205,8 +231,9 @@ class ProgressDisplay:
         return max(self._files, len(self._videos))
 
     def _count(self) -> str:
-        """'3/5 videos'."""
-        return f"{self._finished}/{self._total_files()} videos"
+        """'3/5 videos', or '3/5 videos, paused' when that is the note."""
+        note = f", {self.note}" if self.note else ""
+        return f"{self._finished}/{self._total_files()} videos{note}"
 
     def _line(self) -> str:
         """The batch and its active videos as one line of text."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from workers.events import Event, Progress
-from workers.progress import ProgressDisplay, Tally
+from workers.progress import ProgressDisplay
 
 SECONDS = 1.0
 """Between two lines while nothing changes. What they hold is told by `convert --help`."""
@@ -43,6 +43,11 @@ class ProgressLines(ProgressDisplay):
     ) -> None:
         self._over.set()
         self._clock.join()
+
+    def add_file(self, source_bytes: int) -> None:
+        """See ProgressDisplay."""
+        with self._lock:
+            super().add_file(source_bytes)
 
     def add_video(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """See ProgressDisplay."""
@@ -88,9 +93,8 @@ class ProgressLines(ProgressDisplay):
                 "seconds": round(self._now() - self._began, 3),
                 "files_done": self._finished,
                 "files": self._total_files(),
-                **_numbers(self._batch),
-                "frames_guessed": self._batch.guessed,
-                "now": [{"file": one.name} | _numbers(one) for one in map(self._videos.__getitem__, self._active)],
+                "note": self.note,
+                **self.numbers(),
             }
         self._write(facts)
 
@@ -98,15 +102,3 @@ class ProgressLines(ProgressDisplay):
         with self._lock:
             self._stream.write(json.dumps(facts) + "\n")
             self._stream.flush()
-
-
-def _numbers(tally: Tally) -> dict[str, Any]:
-    eta = tally.eta_seconds()
-    return {
-        "spans_done": tally.done_spans,
-        "spans": tally.spans,
-        "frames_done": tally.reused + tally.converted,
-        "frames": tally.frames + tally.guessed,
-        "frames_per_second": round(tally.fps(), 2),
-        "eta_seconds": None if eta is None else round(eta, 1),
-    }

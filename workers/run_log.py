@@ -84,6 +84,9 @@ class RunLog:
         facts = {"frames": frames, "spans": spans, "reused_frames": reused_frames, "reused_spans": reused_spans}
         self._write("planned", file=name, work=workdir, source_bytes=source_bytes, **facts)
 
+    def add_file(self, source_bytes: int) -> None:
+        """Nothing is logged before a file is looked at."""
+
     def skip_video(self, name: str, note: str, source_bytes: int = 0, report: FileReport | None = None) -> None:
         """See Listener."""
         self._end_file(name, note, report)

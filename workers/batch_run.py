@@ -1,0 +1,387 @@
+"""BatchRun: files on their way through a pool of workers. Planned ahead of the workers, joined as their last span is done, and neither in
+this process: it holds the locks, writes the ledgers, and says who does what next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import Config
+from pipeline.convert import Conversion, let_go, opened, take_lock
+from pipeline.file_report import FileReport
+from pipeline.machine import Machine
+from pipeline.planning import Asked
+from workers.area import Area
+from workers.batch_file import EXIT_TIME_OVER, BatchFile
+from workers.events import Done, Event, Failed
+from workers.failures import Failures
+from workers.file_desk import Ended, FileDesk
+from workers.file_work import JOIN_FILE, PLAN_FILE
+from workers.interrupts import Interrupts
+from workers.jobs import Job
+from workers.listeners import Listeners
+from workers.pool import SpanPool
+from workers.schedule import Schedule
+from workers.span_worker import SpanTask
+
+TICK_SECONDS = 0.05
+STATUS_SECONDS = 1.0
+ALONE_SECONDS = 6.0
+"""How long Ray waits to be started until it is known whether the only file needs it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a batch is run. overwrite, paranoid: see pipeline.planning.Asked
+
+    max_seconds: no span begins later than that after the start
+    watch: gives files that came lately; then the batch goes on until it is stopped
+    """
+
+    overwrite: bool = False
+    paranoid: bool = False
+    max_seconds: float | None = None
+    watch: Callable[[], list[Job]] | None = None
+
+
+class BatchRun:
+    """Make it, add() files, begin() before Ray is started, run() with a pool, then close() and reports()."""
+
+    def __init__(
+        self, config: Config, machine: Machine, progress: Listeners, area: Area | None, options: Options
+    ) -> None:
+        self.interrupts = Interrupts(self._drain, self._abort, lambda: self._pool is not None)
+        self.desk = FileDesk(config.workers.retries)
+        self.workers = self.threads = 0
+        self.began = time.monotonic()
+        self.first_span: float | None = None
+        self.ended: float | None = None
+        self._config = config
+        self._machine = machine
+        self._failures = Failures(progress)
+        self._progress = progress
+        self._area = area
+        self._options = options
+        self._pool: SpanPool | None = None
+        self._schedule = Schedule(ahead=1, lookers=1)
+        self._joiners = 1
+        self._files: dict[str, BatchFile] = {}
+        self._folders: dict[str, BatchFile] = {}
+        self._to_join: deque[BatchFile] = deque()
+        self._in_flight: dict[SpanTask, None] = {}
+        self._paused = False
+        self._next_status = 0.0
+        self._since = time.time()
+
+    # --- from outside ---------------------------------------------------------------------------------------------------
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Files to convert. One that is here already and over is taken again."""
+        for job in jobs:
+            name = str(job.output)
+            known = self._files.get(name)
+            if known is not None and known.report is None:
+                known.again = job
+                continue
+            self._files[name] = BatchFile(job, job.source_bytes)
+            self._schedule.add(name, job.source_bytes)
+            self._progress.add_file(job.source_bytes)
+
+    def begin(self) -> bool:
+        """Have the first file looked at, which goes on while Ray is started. False when there is nothing to do for Ray.
+
+        When it is the only file, what is wrong with it is said, and Ray not started for nothing.
+        """
+        self._turn()
+        alone = len(self._files) == 1 and self._options.watch is None
+        while alone and self.desk.count("plan") and time.monotonic() - self.began < ALONE_SECONDS:
+            time.sleep(TICK_SECONDS)
+            self._turn()
+        return not self._is_over()
+
+    def run(self, pool: SpanPool, workers: int, lookers: int) -> None:
+        """Until every file is done, has failed, or nothing more is wanted.
+
+        workers: how many spans run at a time; lookers: how many files may be looked at at a time, and how many joined
+        """
+        self.workers, self._pool = workers, pool
+        self._progress.watch_workers(pool.alive)
+        self._schedule.lookers, self._joiners = lookers, lookers
+        self._turn()
+        while not self._is_over():
+            next_turn = time.monotonic() + TICK_SECONDS
+            for event in pool.events(TICK_SECONDS):
+                self._take(event)
+                if time.monotonic() >= next_turn:
+                    break
+            time.sleep(max(0.0, next_turn - time.monotonic()) if not self._in_flight else 0.0)
+            self._turn()
+        self.ended = time.monotonic()
+
+    def close(self) -> None:
+        """End what is under way, and let go of every work folder."""
+        self.desk.close()
+        for file in self._files.values():
+            if file.conversion is not None:
+                file.conversion.close()
+            elif file.lock is not None and file.report is None:
+                let_go(file.lock, file.job.output)
+
+    def reports(self) -> list[FileReport]:
+        """What became of each file, in the order in which they came; what has no report yet was interrupted."""
+        by_time = self._time_is_over and not self.interrupts.draining
+        return [file.report or file.interrupted(by_time) for file in self._files.values()]
+
+    def exit_code(self, reports: list[FileReport]) -> int:
+        """What stopped it, when something was left; else 1 when something failed, else 2 when something was refused, else 0."""
+        if any(report.status == "interrupted" for report in reports):
+            return self.interrupts.exit_code or EXIT_TIME_OVER
+        codes = {report.exit_code for report in reports}
+        return 1 if 1 in codes else max(codes, default=0)
+
+    def tell(self, state: str, exit_code: int | None = None) -> None:
+        """Write the status for other terminals."""
+        if self._area is None:
+            return
+        over = [file.report for file in self._files.values() if file.report is not None]
+        bad = [report for report in over if report.exit_code]
+        facts: dict[str, Any] = {"state": state, "since": self._since, "exit_code": exit_code}
+        facts["files"] = {
+            "all": len(self._files),
+            "done": len(over) - len(bad),
+            "failed": len(bad),
+            "planning": self.desk.count("plan"),
+            "joining": self.desk.count("join") + len(self._to_join),
+            "waiting": self._schedule.waiting,
+        }
+        facts |= {"workers": self.workers, "watching": self._options.watch is not None}
+        facts |= self._progress.numbers()
+        facts["failures"] = [{"file": one.source, "status": one.status, "error": one.error} for one in bad]
+        self._area.write_status(facts)
+
+    # --- one turn of the loop -------------------------------------------------------------------------------------------
+
+    @property
+    def _time_is_over(self) -> bool:
+        limit = self._options.max_seconds
+        return limit is not None and time.monotonic() - self.began >= limit
+
+    @property
+    def _stopping(self) -> bool:
+        """Nothing new shall begin, ever."""
+        return self.interrupts.draining or self._time_is_over
+
+    def _is_over(self) -> bool:
+        if self._in_flight or self._to_join or self.desk.count("join"):
+            return False
+        if self._stopping:
+            return True
+        left = self._schedule.waiting or self._schedule.ready or self.desk.count("plan")
+        return not left and self._options.watch is None
+
+    def _turn(self) -> None:
+        """Take in what came, begin what may begin."""
+        if time.monotonic() >= self._next_status:
+            self._next_status = time.monotonic() + STATUS_SECONDS
+            self._listen()
+            self.tell(self._state())
+        for ended in self.desk.ended():
+            (self._take_plan if ended.kind == "plan" else self._take_join)(self._files[ended.key], ended)
+        if self._stopping or self._paused:
+            self._take_back()
+        else:
+            if self._pool is not None:  # a pool on a cluster may grow
+                self._schedule.ahead = 2 * max(self.workers, self._pool.size)
+            self._look()
+            self._feed()
+        while self._to_join and self.desk.count("join") < self._joiners:
+            file = self._to_join.popleft()
+            assert file.conversion is not None
+            self.desk.begin("join", str(file.job.output), JOIN_FILE, file.conversion.to_join())
+
+    def _state(self) -> str:
+        if self._stopping:
+            return "finishing"
+        if self._paused:
+            return "paused"
+        return "running" if self._pool is not None else "starting"
+
+    def _listen(self) -> None:
+        """Has somebody asked for a pause, or its end; did files come?"""
+        if self._options.watch is not None:
+            self.add(self._options.watch())
+        paused = self._area is not None and self._area.paused
+        if paused != self._paused:
+            self._paused = paused
+            self._progress.note = "paused" if paused else ""
+            self._progress.message(
+                "paused: running spans finish, nothing new begins until `run_pipeline.py resume`"
+                if paused
+                else "resumed"
+            )
+
+    def _take_back(self) -> None:
+        """Nothing new begins: spans that wait in the pool, and when it is for good files that are being looked at, wait here again."""
+        if self._pool is not None:
+            for task in self._pool.drain() if self.interrupts.draining else self._pool.recall():
+                if task in self._in_flight:
+                    del self._in_flight[task]
+                    name = str(self._folders[task.workdir].job.output)
+                    self._schedule.give_back(name, (task.track, task.span), task.frames)
+        if not self._stopping:
+            return
+        for name in self.desk.kill("plan"):
+            file = self._files[name]
+            self._schedule.put_back(name)
+            assert file.lock is not None
+            let_go(file.lock, file.job.output)
+            file.lock = None
+
+    def _look(self) -> None:
+        """Have files looked at."""
+        while (name := self._schedule.next_file()) is not None:
+            file = self._files[name]
+            job, options = file.job, self._options
+            try:
+                file.lock = take_lock(job.source, job.output)
+            except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
+                self._schedule.drop(name)
+                self._skip(file, self._failures.report_of(job, error))
+                continue
+            flags = {"overwrite": options.overwrite, "paranoid": options.paranoid}
+            asked = Asked(
+                job.source, job.output, self._config, run=job.run, frames=job.frames, machine=self._machine, **flags
+            )
+            self.desk.begin("plan", name, PLAN_FILE, asked)
+
+    def _feed(self) -> None:
+        """Give the pool as many spans as its workers run, and as many again to begin with at once."""
+        pool = self._pool
+        while pool is not None and len(self._in_flight) < self._schedule.ahead:
+            chosen = self._schedule.next_span()
+            if chosen is None:
+                return
+            name, (track, span) = chosen
+            conversion = self._files[name].conversion
+            assert conversion is not None
+            folder = str(conversion.workdir.resolve())
+            frames = conversion.plan.tracks[track].spans[span].frames
+            key = f"{folder}:{track}:{span}"
+            task = SpanTask(key, folder, track, span, frames, conversion.plan.numerics_class)
+            self._in_flight[task] = None
+            pool.submit(task)
+
+    # --- what came ------------------------------------------------------------------------------------------------------
+
+    def _take_plan(self, file: BatchFile, ended: Ended) -> None:
+        """A file was looked at: its spans are ready, or it needs none, or it is refused."""
+        name, lock = str(file.job.output), file.lock
+        assert lock is not None
+        conversion: Conversion | FileReport
+        try:
+            if ended.answer.error is None:
+                conversion = opened(ended.answer.value, lock)
+            else:
+                conversion = self._failures.told(file.job, ended, "looked at")
+                let_go(lock, file.job.output)
+        except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
+            conversion = self._failures.report_of(file.job, error)
+            let_go(lock, file.job.output)
+        if isinstance(conversion, FileReport):
+            self._schedule.drop(name)
+            self._skip(file, conversion)
+            return
+        file.conversion = conversion
+        folder = str(conversion.workdir.resolve())
+        self._folders[folder] = file
+        pending = conversion.pending
+        file.left = len(pending)
+        in_all = len(pending) + conversion.reused
+        self._progress.add_video(
+            folder,
+            file.job.source.name,
+            conversion.plan.frames,
+            in_all,
+            conversion.frames_done,
+            conversion.reused,
+            file.size,
+        )
+        spans = [((track, span), conversion.plan.tracks[track].spans[span].frames) for track, span in pending]
+        self._schedule.found(name, spans, in_all)
+        if not pending:
+            self._to_join.append(file)
+
+    def _take(self, event: Event) -> None:
+        self.first_span = self.first_span or time.monotonic()
+        file = self._folders[event.task.workdir]
+        assert file.conversion is not None
+        self._progress.show(event)
+        if isinstance(event, Done):
+            try:
+                file.conversion.span_done(event.result)
+            except Exception as error:  # noqa: BLE001 - the ledger cannot be written: this file fails, the rest goes on
+                file.failed = file.failed or self._failures.report_of(file.job, error, file.conversion.workdir)
+        elif isinstance(event, Failed):
+            file.failed = file.failed or self._failures.given_up(file.job, event)
+        else:
+            return
+        del self._in_flight[event.task]
+        file.left -= 1
+        if file.left == 0 and file.failed is None:
+            self._to_join.append(file)
+        elif file.left == 0:
+            self._finish(file, file.failed)
+
+    def _take_join(self, file: BatchFile, ended: Ended) -> None:
+        """A file was joined and published, or that failed."""
+        assert file.conversion is not None
+        if ended.answer.error is None:
+            report = ended.answer.value
+            try:
+                file.conversion.joined(report, keep_work=self._config.workers.keep_work)
+            except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
+                report = self._failures.report_of(file.job, error, file.conversion.workdir)
+        else:
+            report = self._failures.told(file.job, ended, "joined", file.conversion.workdir)
+        self._finish(file, report)
+
+    def _finish(self, file: BatchFile, report: FileReport | None) -> None:
+        """A file that had been opened is over."""
+        assert file.conversion is not None and report is not None
+        file.conversion.close()
+        report.source = str(file.job.source)
+        folder = str(file.conversion.workdir.resolve())
+        del self._folders[folder]
+        self._progress.finish_video(folder, report.error or f"{report.status}: {file.job.output}", report)
+        self._over(file, report)
+
+    def _skip(self, file: BatchFile, report: FileReport) -> None:
+        """A file that is not opened is over."""
+        self._progress.skip_video(
+            file.job.source.name, report.error or f"{report.status}: {file.job.output}", file.size, report
+        )
+        self._over(file, report)
+
+    def _over(self, file: BatchFile, report: FileReport | None) -> None:
+        file.report, file.conversion, file.lock = report, None, None
+        if file.again is not None:
+            self.add([file.again])
+
+    # --- what is said ---------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """First Ctrl-C, in a thread of its own: begin nothing new."""
+        if self._pool is not None:
+            self._progress.message(
+                f"finishing the {self._pool.running()} running spans; press Ctrl-C again to stop now"
+            )
+            self._pool.drain()
+
+    def _abort(self) -> None:
+        """Second Ctrl-C, or SIGTERM, in a thread of its own: stop."""
+        if self._pool is not None:
+            self._pool.abort()

@@ -1,0 +1,42 @@
+"""FileProcess: one call in a process of its own, whose parent waits for it. Imports nothing heavy itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from workers.span_worker import SpanError, describe_error, load_entry
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a call: a value, or an error as a value."""
+
+    value: Any = None
+    error: SpanError | None = None
+
+
+def answer(entry: str, argument: object) -> Answer:
+    """Call the function that `entry` names ("package.module:function"). Every exception comes back as a value."""
+    try:
+        return Answer(load_entry(entry)(argument))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - returned to the driver with its traceback, never lost
+        return Answer(error=describe_error(error))
+
+
+def main() -> None:
+    """Take a call from standard input, answer on standard output. Dies with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # whoever prints must not spoil the answer
+        entry, argument = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
+        out.write(pickle.dumps(answer(entry, argument)))
