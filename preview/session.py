@@ -16,6 +16,7 @@ from preview.outbox import Outbox
 from preview.player import View
 from preview.requests import Request
 from preview.screen import Screen
+from preview.stills import Abandoned
 from preview.studio import Studio
 
 LOG = logging.getLogger(__name__)
@@ -89,13 +90,18 @@ class Session:
         """Does nobody wish anything else by now?"""
         return not self._closed and not self._wishes
 
+    def _stays(self) -> bool:
+        """Is the tab still there, and does nobody wish another source?"""
+        with self._changed:
+            return not self._closed and all(one.do != "open" for one in self._wishes)
+
     def _run(self) -> None:
         try:
             settings = self._studio.settings()
         except SunvisorError as error:
             self._outbox.text("error", {"text": str(error)})
             return
-        screen = Screen(self._studio, settings, self._outbox, self._wanted, self._poke)
+        screen = Screen(self._studio, settings, self._outbox, self._wanted, self._stays, self._poke)
         try:
             self._outbox.text("hello", self._studio.hello(settings, VERSION))
             while self._wait(screen):
@@ -146,6 +152,8 @@ class Session:
     def _guard(self, work: Any) -> None:  # noqa: ANN401 - () -> None
         try:
             work()
+        except Abandoned:
+            return
         except SunvisorError as error:
             self._outbox.text("error", {"text": str(error)})
         except Exception as error:

@@ -113,6 +113,7 @@ class FakeLive:
     width, height, rate, note = 96, 64, Fraction(10), ""
     layout, color = PixelLayout("420", 8), ColorSpec("bt709", "limited", "bt1886", "bt709", "left")
     color_reasons: dict[str, str] = {}  # noqa: RUF012
+    stale = False
 
     def __init__(self) -> None:
         self.began, self.closed = time.monotonic(), False
