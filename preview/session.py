@@ -47,8 +47,12 @@ class Session:
             self._outbox.ack(request.facts["number"])
             return
         with self._changed:
-            self._add(request)
+            taken = self._add(request)
             self._changed.notify_all()
+        if not taken:
+            self._outbox.text(
+                "error", {"text": f"{request.do}: {MOST_WISHES} wishes wait already; this one is left out."}
+            )
 
     def close(self) -> None:
         """The tab is gone. What it holds is let go of by its thread, soon after this."""
@@ -62,8 +66,8 @@ class Session:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _add(self, request: Request) -> None:
-        """Newer wishes take the place of older ones of their kind, so that what waits is bounded."""
+    def _add(self, request: Request) -> bool:
+        """Newer wishes take the place of older ones of their kind, so that what waits is bounded. Is there room for it?"""
         if not self._wishes:
             self._wished_at = time.monotonic()
         if request.do in MOVES:
@@ -74,8 +78,10 @@ class Session:
             request = Request("set", {"values": self._wishes.pop().facts["values"] | request.facts["values"]})
         elif request.do == "open":
             self._drop(MOVES | {"open"})
-        if len(self._wishes) < MOST_WISHES:
-            self._wishes.append(request)
+        if len(self._wishes) >= MOST_WISHES:
+            return False
+        self._wishes.append(request)
+        return True
 
     def _drop(self, kinds: frozenset[str] | set[str]) -> None:
         self._wishes = deque(one for one in self._wishes if one.do not in kinds)

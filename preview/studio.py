@@ -142,6 +142,11 @@ class Studio:
     def _open_live(self, number: int) -> LiveSource:
         return open_live(self.sources[number].address, color_overrides(self.settings().config))
 
+    def running(self) -> int:
+        """How many conversions are under way."""
+        with self._lock:
+            return sum(one.state()["state"] == "running" for one in self._conversions.values())
+
     def close(self) -> None:
         """Close all sources. Conversions under way are stopped, all at once, and can be resumed."""
         self._lookers.shutdown(wait=False, cancel_futures=True)

@@ -31,6 +31,7 @@ from preview.outbox import Outbox
 from preview.pictures import Made
 from preview.player import View
 from preview.screen import Screen
+from preview.session import MOST_WISHES, Session
 from preview.sources import live_source, video_source
 from preview.still_cache import Budget, StillCache
 from preview.stills import Abandoned, decoded
@@ -187,6 +188,31 @@ def test_starts_of_several_tabs_at_once_make_one_conversion(monkeypatch: pytest.
     assert len(refused) == 3
     studio.close()
     assert SlowConversion.made[0].now == "closed"
+
+
+def test_a_wish_too_many_is_said_and_not_lost_in_silence() -> None:
+    go = threading.Event()
+
+    class Busy:
+        sources = (None,)
+
+        def settings(self) -> None:
+            go.wait(PATIENCE)
+            raise InputError("over")
+
+    async def run() -> None:
+        outbox = Outbox(asyncio.get_running_loop())
+        session = Session(Busy(), outbox)
+        for _ in range(MOST_WISHES + 3):
+            session.receive('{"do":"convert","command":"start"}')
+        told = [json.loads(outbox._take()) for _ in range(len(outbox._texts))]
+        assert [one["is"] for one in told] == ["error"] * 3
+        assert "this one is left out" in told[0]["text"]
+        go.set()
+        session.close()
+        assert session.join(PATIENCE)
+
+    asyncio.run(run())
 
 
 def made_frame(number: int) -> Made:
