@@ -18,9 +18,13 @@ import torch
 from configs.schema import load_config
 from pipeline.index import VideoIndex
 from pipeline.looks import Looks
+from pipeline.plan import Plan
+from preview.feeds import Due
+from preview.ladder import Rung
 from preview.limits import CLOSE_SECONDS, PICTURES_IN_FLIGHT
 from preview.media import Media
-from preview.pictures import picture
+from preview.pictures import Made, picture
+from preview.player import Player
 from preview.sources import pictures_source, video_source
 from preview.stills import Stills
 from run_pipeline import build_parser
@@ -207,6 +211,27 @@ def test_playing_to_the_end_stops_at_the_last_frame(clip: Path) -> None:
         await tab.exact(59, since)
         state = await tab.wait(lambda one: one["is"] == "state" and not one["playing"] and one["frame"] == 59, since)
         assert state["quality"]["text"] == ""
+
+    with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
+
+
+def test_the_last_frame_is_shown_however_long_it_takes(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Player._make
+
+    def slowly(self: Player, due: Due, plan: Plan, rung: Rung) -> Made:
+        if due.number == 59:
+            time.sleep(1.5)
+        return make(self, due, plan, rung)
+
+    monkeypatch.setattr(Player, "_make", slowly)
+
+    async def test(tab: Tab) -> None:
+        tab.send("open", source=0)
+        await tab.exact(0)
+        since = len(tab.received)
+        tab.send("play", frame=55)
+        exact = await tab.wait(lambda one: one["is"] == "picture" and one["exact"] and one["frame"] > 50, since)
+        assert exact["frame"] == 59
 
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
 
