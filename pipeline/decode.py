@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,7 +15,7 @@ import torch
 from pipeline import hardware
 from pipeline.choice import first_line
 from pipeline.deinterlace import deinterlaced
-from pipeline.errors import ConversionError
+from pipeline.errors import ConversionError, SunvisorError
 from pipeline.index import NO_PTS, VideoIndex, packets_for
 from pipeline.packets import read_packets
 from pipeline.planes import frame_planes
@@ -31,6 +31,10 @@ REORDER_FRAMES = 16
 
 B_IS_NO_REFERENCE = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 """Codecs in which no picture refers to a B picture."""
+
+
+class DecodingStopped(SunvisorError):
+    """Nobody wants the frames any more."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def decode_span(
     strict: bool = False,
     decoder: str = "software",
     report: DecodeReport | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[DecodedFrame]:
     """Yield exactly lead_in + frames + lead_out frames, in pts order, whatever state the packets are in.
 
@@ -82,6 +87,7 @@ def decode_span(
     threads: decoder threads; results do not depend on it for undamaged streams, and 1 is the same each time for damaged ones too
     strict: a damaged or missing frame is an error
     decoder: "software", or "nvdec" (see pipeline.hardware); where NVDEC does not open or gives no first frame, software takes over
+    should_stop: asked for each packet, those before the first frame included; true raises DecodingStopped
     Raises ConversionError: strict and damage; size or pixel format changes on the way; not one good frame to repeat; the file
     is no longer the one that was indexed. InputError: the file cannot be opened any more.
     """
@@ -90,7 +96,7 @@ def decode_span(
     before = min(NEIGHBOURS, start) if deinterlace else 0
     after = min(NEIGHBOURS, len(index.frame_pts) - stop) if deinterlace else 0
     seek_packet, end_packet = packets_needed(index, span, deinterlace=deinterlace)
-    job = _Job(Path(path), stream_index, index, threads, strict, report, decoder=decoder)
+    job = _Job(Path(path), stream_index, index, threads, strict, report, decoder=decoder, should_stop=should_stop)
     frames = job.filled(start - before, stop + after, seek_packet, end_packet)
     if deinterlace:
         frames = deinterlaced(frames, index.time_base, str(path))
@@ -134,6 +140,7 @@ class _Job:
     shape: tuple | None = None
     header: tuple | None = None
     decoder: str = "software"
+    should_stop: Callable[[], bool] | None = None
 
     def filled(self, start: int, stop: int, seek: int, end: int) -> Iterator[tuple[av.VideoFrame, bool]]:
         """The frames of ranks start..stop-1, each once: (frame, repeated). Gaps are filled with the last good frame."""
@@ -240,6 +247,8 @@ class _Job:
         # decoder takes its field clock from the first B picture, and skips good ones when that one had no past.
         leading_before = int(self.index.pts[seek]) if context.codec.canonical_name in B_IS_NO_REFERENCE else NO_PTS
         for number, packet in read_packets(self.path, container, stream, self.index, seek, end):
+            if self.should_stop is not None and self.should_stop():
+                raise DecodingStopped(f"{self.path}: decoding was broken off.")
             if packet.pts is not None and packet.pts < leading_before:
                 continue
             try:
@@ -263,6 +272,7 @@ class _Job:
         """A good frame from outside a piece that has none: the last one before it, else the first one after it."""
         keys = np.flatnonzero(self.index.keyframe)
         quiet = _Job(self.path, self.stream_index, self.index, 1, False, DecodeReport(), self.shape)
+        quiet.should_stop = self.should_stop
         for begin in keys[keys < seek][::-1]:
             frames = [frame for frame in quiet.decoded(int(begin), seek) if not frame.is_corrupt]
             if frames:

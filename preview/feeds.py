@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.decode import decode_span
+from pipeline.decode import DecodingStopped, decode_span
 from pipeline.index import packets_for
 from pipeline.span import Span
 from preview.limits import AHEAD_BYTES, AHEAD_FRAMES
@@ -123,6 +123,8 @@ class VideoFeed:
     def _decode(self) -> None:
         try:
             self._read()
+        except DecodingStopped:
+            return
         except Exception as error:  # noqa: BLE001 - told by whoever asks for the next frame
             with self._changed:
                 self.error = error
@@ -135,7 +137,13 @@ class VideoFeed:
         packets = packets_for(index, first, count, 0, 0)
         span = Span(0, int(index.frame_pts[first]), end_pts, first, count, 0, 0, *packets)
         frames = decode_span(
-            self._planned.path, track.stream_index, index, span, deinterlace=track.deinterlace, threads=1
+            self._planned.path,
+            track.stream_index,
+            index,
+            span,
+            deinterlace=track.deinterlace,
+            threads=1,
+            should_stop=lambda: self._closed,
         )
         for number, frame in enumerate(frames, first):
             most = max(4, min(AHEAD_FRAMES, AHEAD_BYTES // sum(plane.nbytes for plane in frame.planes)))

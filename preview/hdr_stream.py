@@ -8,9 +8,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from pipeline.errors import SunvisorError
-from preview.hdr_video import HdrVideo
+from preview.hdr_video import Fragment, HdrVideo
 from preview.outbox import Outbox
 from preview.pictures import Made
+from preview.stills import cores
 
 WAITING_FRAMES = 2
 
@@ -26,7 +27,7 @@ class HdrStream:
         self._shape: tuple = ()
         self._numbers: list[int] = []
         self._seconds = -1.0
-        self._whole = True
+        self._whole, self._finishing = True, False
         self._thread = threading.Thread(target=self._run, name="hdr video", daemon=True)
         self._thread.start()
 
@@ -37,8 +38,9 @@ class HdrStream:
         except queue.Full:
             return
 
-    def close(self) -> None:
-        """End the encoder."""
+    def close(self, *, finish: bool = False) -> None:
+        """End the encoder. finish: send the frames that are still on their way in it; else they are lost"""
+        self._finishing = finish
         while self._thread.is_alive():
             try:
                 self._frames.put(None, timeout=0.05)
@@ -47,21 +49,32 @@ class HdrStream:
             self._thread.join()
 
     def _run(self) -> None:
+        ended = False
         try:
             while (item := self._frames.get()) is not None:
                 self._encode(*item)
-        except SunvisorError as error:
-            self._on_error(f"HDR video stopped: {error}")
-            while self._frames.get() is not None:
-                pass
+            ended = True
+            if self._finishing and self._whole and self._video is not None:
+                self._send(self._video.codec_string, self._video.close())
+        except Exception as error:  # noqa: BLE001 - told
+            why = error if isinstance(error, SunvisorError) else f"{type(error).__name__}: {error}"
+            self._on_error(f"HDR video stopped: {why}")
+            self._abandon()
+            while not ended:
+                ended = self._frames.get() is None
         finally:
             self._abandon()
 
     def _encode(self, made: Made, seconds: float) -> None:
-        """A new run of video where the picture's size or its transfer is another, time goes back, or a piece was left out."""
+        """A new run of video where the picture's size or its transfer is another, time goes back, or a piece was left out.
+
+        It begins once the client has room for it: an encoder for each frame that is thrown away would make a slow machine slower.
+        """
         shape = (made.width, made.height, made.out)
         if self._video is None or shape != self._shape or seconds <= self._seconds or not self._whole:
             self._abandon()
+            if not self._outbox.has_room_for_video():
+                return
             self._shape, self._whole, self._numbers = shape, True, []
             self._video = HdrVideo(
                 made.width,
@@ -70,12 +83,16 @@ class HdrStream:
                 made.out.transfer,
                 self.codec,
                 peak_nits=made.out.peak_nits,
+                threads=max(1, cores() // 2),
             )
         self._seconds = seconds
         self._numbers.append(made.number)
-        for piece in self._video.write(made.packed, seconds):
-            header = {"codec": self._video.codec_string, "init": piece.init, "seconds": piece.seconds}
-            header["first_frame"] = made.number if piece.init else self._numbers[piece.first_frame]
+        self._send(self._video.codec_string, self._video.write(made.packed, seconds))
+
+    def _send(self, codec: str, pieces: list[Fragment]) -> None:
+        for piece in pieces:
+            header = {"codec": codec, "init": piece.init, "seconds": piece.seconds}
+            header["first_frame"] = self._numbers[piece.first_frame]
             header["duration_seconds"] = piece.duration_seconds
             self._whole &= self._outbox.fragment(header, piece.data)
 

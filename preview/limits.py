@@ -24,8 +24,11 @@ AHEAD_BYTES = 256 << 20
 """Of decoded frames that wait to be shown while playing."""
 AHEAD_FRAMES = 12
 
-STILL_CACHE_BYTES = 384 << 20
-"""Of restored frames that one tab keeps, so that grade knobs need no network; a frame and its neighbours are always kept."""
+STILL_BYTES = 1 << 30
+"""Of frames that all tabs together keep, so that grade knobs need no network and steps need no decoding; each tab has an equal share."""
+
+FOLLOW_SECONDS = 1.0
+"""A frame that takes longer to decode is given up once another is wished; sooner, and who drags along a video would see nothing on the way."""
 
 CLOSE_SECONDS = 2.0
 """A closed tab's threads have ended by then."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,11 +84,16 @@ class KeptLooks(Looks):
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan of the first video stream for some settings. exact: made as `convert` makes it, with a look at keyframes where it takes one."""
+    """A plan of the first video stream for some settings.
+
+    exact: made as `convert` makes it, with a look at keyframes where it takes one
+    lent: indices of the files "before" and "after" it in its drive, where they lend frames to smoothing
+    """
 
     plan: Plan
     index: VideoIndex
     exact: bool
+    lent: Mapping[str, VideoIndex] = field(default_factory=dict)
 
     @property
     def track(self) -> Track:
@@ -128,7 +133,7 @@ class Media:
         prepared = make_plan(path, self.source.output, config, looks=self._looks)
         if exact:
             self._looked.add(boxes)
-        return Planned(prepared.plan, prepared.indices[0], exact)
+        return Planned(prepared.plan, prepared.indices[0], exact, prepared.lent[0])
 
     def look(self, config: Config) -> None:
         """Take the look that an exact plan needs. Where it fails, the next plan says why."""

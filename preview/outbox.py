@@ -53,6 +53,11 @@ class Outbox:
         self._wake()
         return True
 
+    def has_room_for_video(self) -> bool:
+        """Has the client taken most of the video so far, so that a new run of it would not be cut off at once?"""
+        with self._changed:
+            return len(self._fragments) <= VIDEO_FRAGMENTS_WAITING // 2
+
     def ack(self, number: int) -> None:
         """The client has drawn the pictures up to this one."""
         with self._changed:

@@ -75,7 +75,7 @@ class Player:
         self.error: Exception | None = None
         self.frame, self.seconds, self.dropped, self.latency_ms = -1, 0.0, 0, 0.0
         self._on_made = on_made
-        self._taken = -1
+        self._taken, self._making = -1, 0
         self._turn, self._state, self._sampling = threading.Lock(), threading.Lock(), threading.Lock()
         self._stopped = threading.Event()
         self._shown: deque[float] = deque(maxlen=256)
@@ -96,8 +96,9 @@ class Player:
 
     @property
     def ended(self) -> bool:
-        """Has the last frame been shown for its time, or is there an error?"""
-        return self.feed.ended or self.error is not None
+        """Has the last frame been shown, and for its time, or is there an error?"""
+        with self._state:
+            return self.error is not None or (self.feed.ended and not self._making)
 
     def rate(self) -> float:
         """Frames per second that were shown of late."""
@@ -144,7 +145,7 @@ class Player:
     def _lane(self) -> None:
         torch.set_num_threads(1)
         try:
-            while not self._stopped.is_set() and not self.ended:
+            while not (self._stopped.is_set() or self.feed.ended or self.error):
                 self._one()
         except Exception as error:  # noqa: BLE001 - told by the session
             self.error = error
@@ -167,6 +168,16 @@ class Player:
             self._taken = due.number
             started = time.monotonic()
             self._next_at = started + apart
+            with self._state:
+                self._making += 1
+        try:
+            self._show(due, plan, rung, started)
+        finally:
+            with self._state:
+                self._making -= 1
+
+    def _show(self, due: Due, plan: Plan, rung: Rung, started: float) -> None:
+        """Make a frame and send it, unless a later one was sent meanwhile."""
         made = self._make(due, plan, rung)
         parts = self._parts(made)
         with self._state:

@@ -63,8 +63,16 @@ def run(
         asyncio.run(_serve(door, sock, studio, browser))
     finally:
         if studio.done() and studio.exception() is None:
-            studio.result().close()
+            _close(studio.result())
     _end_now()
+
+
+def _close(studio: Studio) -> None:
+    """A conversion may need some seconds to stop: that is said."""
+    if running := studio.running():
+        sys.stderr.write(f"Stopping {running} conversion{'s' * (running > 1)}; what is finished is kept.\n")
+        sys.stderr.flush()
+    studio.close()
 
 
 def _end_now() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -14,6 +15,7 @@ from preview.feeds import Feed, LiveFeed, VideoFeed
 from preview.hdr_stream import HdrStream
 from preview.knobs import Settings
 from preview.ladder import Rung, rungs_of, start_place
+from preview.limits import FOLLOW_SECONDS
 from preview.live import LiveSource
 from preview.media import KeptLooks, Media, Planned
 from preview.outbox import Outbox
@@ -26,7 +28,7 @@ from preview.studio import Studio
 
 
 class Screen:
-    """wanted: does nobody wish anything else by now? poke: calls the tab's thread when something is there that was waited for"""
+    """wanted: does nobody wish anything else by now? stays: is the tab still there, and wishes no other source? poke: calls the tab's thread when something is there that was waited for"""
 
     def __init__(
         self,
@@ -34,10 +36,11 @@ class Screen:
         settings: Settings,
         outbox: Outbox,
         wanted: Callable[[], bool],
+        stays: Callable[[], bool],
         poke: Callable[[], None],
     ) -> None:
         self._studio, self._settings, self._outbox = studio, settings, outbox
-        self._wanted, self._poke = wanted, poke
+        self._wanted, self._stays, self._poke = wanted, stays, poke
         self._view, self._scopes, self._engines = View(), Scopes(), Engines()
         self._stills = Stills(self._engines)
         self._number: int | None = None
@@ -51,6 +54,7 @@ class Screen:
         self._shown: tuple | None = None
         self._player: Player | None = None
         self._stream: HdrStream | None = None
+        self._streaming = threading.Lock()
         self._loop = False
         self._place: int | None = None
         self._is_new = True
@@ -65,19 +69,20 @@ class Screen:
     def open(self, number: int) -> None:
         """Show a source from its first frame on."""
         self._stop()
+        self._give_back()
         source = self._studio.sources[number]
-        self._number, self._media, self._live = number, None, None
+        self._number, self._media = number, None
         self._planned = self._plan = self._shown = self._frozen = None
         self._frame, self._place, self._is_new = 0, None, True
         self._scopes.forget()
+        self._studio.listen(self, number, lambda state: self._outbox.text("conversion", state))
         if source.kind == "live":
-            self._live = self._studio.live(number)
+            self._live = self._studio.live.take(number, self._stays)
         else:
             self._media = self._studio.media(number)
         self.replan()
         self._outbox.text("opened", opened(number, source, self._plan, self._planned))
         self._tell_settings()
-        self._studio.listen(self, number, lambda state: self._outbox.text("conversion", state))
         if self._live is not None:
             self.play(None, loop=False)
 
@@ -108,6 +113,9 @@ class Screen:
         if self._plan is None:
             raise InputError("play: open a source first.")
         self._stop()
+        if self._live is not None and self._live.stale:
+            self.open(self._number)
+            return
         if frame is not None and self._planned is not None:
             self._frame = min(frame, self._planned.track.frames - 1)
         if self._planned is not None and self._frame >= self._planned.track.frames - 1:
@@ -128,10 +136,12 @@ class Screen:
 
     def look(self, view: View) -> None:
         """Show other layers, or the same in another way."""
-        self._view = view
-        if self._stream is not None and not (view.video and view.codec == self._stream.codec):
-            self._stream.close()
+        with self._streaming:
+            self._view, stream = view, self._stream
+            if stream is None or (view.video and view.codec == stream.codec):
+                return
             self._stream = None
+        stream.close()
 
     def save(self) -> None:
         """Send the settings as YAML."""
@@ -159,6 +169,7 @@ class Screen:
         """Let go of everything."""
         self._studio.forget(self)
         self._stop()
+        self._give_back()
         self._stills.close()
         self._engines.clear()
 
@@ -218,7 +229,7 @@ class Screen:
             self._shown = aim
             return
         if not self._stills.at_hand(planned, number):
-            (planes,) = self._stills.planes(planned, number, range(number, number + 1))
+            (planes,) = self._stills.planes(planned, number, range(number, number + 1), self._patient())
             if self._is_new and "sdr" in self._view.layers:
                 self._send_sdr(planes, wished_at)
                 self._is_new = False
@@ -231,6 +242,11 @@ class Screen:
         made = self._stills.make(planned, number, self._wanted)
         self._send(made, wished_at, exact=planned.exact)
         self._shown = aim
+
+    def _patient(self) -> Callable[[], bool]:
+        """Is this picture still worth its decoding? While the tab is there, for a second at least."""
+        began = time.monotonic()
+        return lambda: self._stays() and (self._wanted() or time.monotonic() - began < FOLLOW_SECONDS)
 
     def _foresee(self, rung: Rung, seconds: float) -> None:
         """Where playing is to begin, from how long one frame took."""
@@ -303,14 +319,13 @@ class Screen:
         """A frame was shown while playing; by a lane's thread."""
         if self._live is not None:
             self._frozen = (made.number, planes)
-        view = self._view
-        if not view.video:
-            return
-        stream = self._stream
-        if stream is None:
-            rate = Fraction(self._plan.tracks[0].rate)
-            stream = self._stream = HdrStream(self._outbox, view.codec, rate, self._say)
-        stream.write(made, seconds)
+        with self._streaming:
+            if not self._view.video:
+                return
+            if self._stream is None:
+                rate = Fraction(self._plan.tracks[0].rate)
+                self._stream = HdrStream(self._outbox, self._view.codec, rate, self._say)
+            self._stream.write(made, seconds)
 
     def _say(self, text: str) -> None:
         self._outbox.text("error", {"text": text})
@@ -318,23 +333,33 @@ class Screen:
     def _watch(self) -> None:
         """What has become of playing."""
         player = self._player
+        if self._live is not None and self._live.stale:
+            self.open(self._number)
+            return
         if not player.ended:
             return
         error = player.error
-        self._stop()
+        self._stop(ended=error is None)
         if error is not None:
             raise error
         if self._loop and self._planned is not None:
             self._frame = 0
             self._start()
 
-    def _stop(self) -> None:
+    def _stop(self, *, ended: bool = False) -> None:
+        """ended: all was played, so that the video's last frames are sent too"""
         if self._player is not None:
             self._player.stop()
             self._place = self._player.place
             if self._player.frame >= 0:
                 self._frame = self._player.frame
             self._player, self._shown = None, ()
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        with self._streaming:
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close(finish=ended)
+
+    def _give_back(self) -> None:
+        if self._live is not None:
+            self._studio.live.give_back(self._live)
+            self._live = None

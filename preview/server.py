@@ -37,6 +37,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 HEARTBEAT_SECONDS = 20.0
+GOODBYE_SECONDS = 1.0
+"""How long a client that is sent away may take to say so too."""
 TOKEN_BYTES = 24
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -216,7 +218,9 @@ class _Sockets:
             return web.Response(
                 status=426, text="This address is for the page's WebSocket.", headers={"Upgrade": "websocket"}
             )
-        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MESSAGE_BYTES, compress=False)
+        socket = web.WebSocketResponse(
+            timeout=GOODBYE_SECONDS, heartbeat=HEARTBEAT_SECONDS, max_msg_size=MESSAGE_BYTES, compress=False
+        )
         socket.headers.update(HEADERS)
         await socket.prepare(request)
         if len(self._open) >= SOCKETS:

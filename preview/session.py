@@ -16,6 +16,7 @@ from preview.outbox import Outbox
 from preview.player import View
 from preview.requests import Request
 from preview.screen import Screen
+from preview.stills import Abandoned
 from preview.studio import Studio
 
 LOG = logging.getLogger(__name__)
@@ -46,8 +47,12 @@ class Session:
             self._outbox.ack(request.facts["number"])
             return
         with self._changed:
-            self._add(request)
+            taken = self._add(request)
             self._changed.notify_all()
+        if not taken:
+            self._outbox.text(
+                "error", {"text": f"{request.do}: {MOST_WISHES} wishes wait already; this one is left out."}
+            )
 
     def close(self) -> None:
         """The tab is gone. What it holds is let go of by its thread, soon after this."""
@@ -61,8 +66,8 @@ class Session:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _add(self, request: Request) -> None:
-        """Newer wishes take the place of older ones of their kind, so that what waits is bounded."""
+    def _add(self, request: Request) -> bool:
+        """Newer wishes take the place of older ones of their kind, so that what waits is bounded. Is there room for it?"""
         if not self._wishes:
             self._wished_at = time.monotonic()
         if request.do in MOVES:
@@ -73,8 +78,10 @@ class Session:
             request = Request("set", {"values": self._wishes.pop().facts["values"] | request.facts["values"]})
         elif request.do == "open":
             self._drop(MOVES | {"open"})
-        if len(self._wishes) < MOST_WISHES:
-            self._wishes.append(request)
+        if len(self._wishes) >= MOST_WISHES:
+            return False
+        self._wishes.append(request)
+        return True
 
     def _drop(self, kinds: frozenset[str] | set[str]) -> None:
         self._wishes = deque(one for one in self._wishes if one.do not in kinds)
@@ -89,13 +96,18 @@ class Session:
         """Does nobody wish anything else by now?"""
         return not self._closed and not self._wishes
 
+    def _stays(self) -> bool:
+        """Is the tab still there, and does nobody wish another source?"""
+        with self._changed:
+            return not self._closed and all(one.do != "open" for one in self._wishes)
+
     def _run(self) -> None:
         try:
             settings = self._studio.settings()
         except SunvisorError as error:
             self._outbox.text("error", {"text": str(error)})
             return
-        screen = Screen(self._studio, settings, self._outbox, self._wanted, self._poke)
+        screen = Screen(self._studio, settings, self._outbox, self._wanted, self._stays, self._poke)
         try:
             self._outbox.text("hello", self._studio.hello(settings, VERSION))
             while self._wait(screen):
@@ -146,6 +158,8 @@ class Session:
     def _guard(self, work: Any) -> None:  # noqa: ANN401 - () -> None
         try:
             work()
+        except Abandoned:
+            return
         except SunvisorError as error:
             self._outbox.text("error", {"text": str(error)})
         except Exception as error:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pipeline.decode import DecodedFrame, DecodeReport, decode_span
+from pipeline.decode import DecodedFrame, DecodeReport, DecodingStopped, decode_span
+from pipeline.drive_files import lent_frames
 from pipeline.engine import Engine, Kept, Restored
 from pipeline.index import packets_for
-from pipeline.plan import Plan
+from pipeline.neighbour import SIDES
+from pipeline.plan import Plan, lenders
 from pipeline.span import Span
 from preview.engines import Engines
-from preview.limits import STILL_CACHE_BYTES
 from preview.media import Planned
 from preview.pictures import Made
+from preview.still_cache import StillCache
 
 Planes = tuple[torch.Tensor, ...]
-LEAST_KEPT = 9
-"""Restored frames: one, smoothed, and the seven that the largest radius needs for it, and one to spare."""
+LEAST_KEPT = 2
+"""The frame that is shown, smoothed and not: grade knobs then need no network whatever its size."""
 
 
 class Abandoned(Exception):
@@ -40,14 +40,12 @@ class Stills:
     def __init__(self, engines: Engines | None = None) -> None:
         self._engines = engines or Engines()
         self._pool = ThreadPoolExecutor(cores(), "still", torch.set_num_threads, (1,))
-        self._planes: OrderedDict[tuple, Planes] = OrderedDict()
-        self._restored: OrderedDict[tuple, Restored | Kept] = OrderedDict()
-        self._lock = threading.Lock()
+        self._cache = StillCache(LEAST_KEPT)
 
     def make(self, planned: Planned, number: int, wanted: Callable[[], bool]) -> Made:
         """A frame, exact when its plan is. wanted: asked between pieces of work; once false, Abandoned is raised."""
         _, engine = self._engines.of(planned.plan)
-        restored = self._cached(("smooth", network_key(planned.plan), engine.radius, number))
+        restored = self._cache.get(("smooth", network_key(planned.plan), engine.radius, number))
         if restored is None:
             restored = self._restore(planned, engine, number, wanted)
         return _made(engine, restored, planned, number)
@@ -55,72 +53,56 @@ class Stills:
     def at_hand(self, planned: Planned, number: int) -> bool:
         """Is all there that `make` needs but grading?"""
         radius = planned.track.radius if "temporal" in planned.plan.stages else 0
-        return self._cached(("smooth", network_key(planned.plan), radius, number)) is not None
+        return self._cache.get(("smooth", network_key(planned.plan), radius, number)) is not None
 
-    def planes(self, planned: Planned, number: int, near: range) -> list[Planes]:
-        """Decoded planes of a frame and its neighbours, as the span that owns the frame has them."""
-        key = (planned.plan.source, planned.track.deinterlace, owner(planned, number).number)
-        first, stop = near.start, near.stop
-        if any((*key, place) not in self._planes for place in near):
-            for place, planes in enumerate(decoded(planned, number, near), first):
-                self._planes[*key, place] = planes
-            while len(self._planes) > max(16, stop - first):
-                self._planes.popitem(last=False)
-        return [self._planes[*key, place] for place in near]
+    def planes(self, planned: Planned, number: int, near: range, wanted: Callable[[], bool]) -> list[Planes]:
+        """Decoded planes of a frame and its neighbours, as the span that owns the frame has them. near, wanted: as for `decoded`"""
+        key = ("planes", planned.plan.source, planned.track.deinterlace, owner(planned, number).number)
+        found = [self._cache.get((*key, place)) for place in near]
+        if any(planes is None for planes in found):
+            found = decoded(planned, number, near, wanted)
+            for place, planes in zip(near, found, strict=True):
+                self._cache.keep((*key, place), planes, sum(plane.nbytes for plane in planes))
+        return found
 
     def close(self) -> None:
         """Let go of threads and memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._planes.clear()
-        self._restored.clear()
+        self._cache.close()
 
     def _restore(self, planned: Planned, engine: Engine, number: int, wanted: Callable[[], bool]) -> Restored:
         network, radius = (network_key(planned.plan), owner(planned, number).number), engine.radius
         if radius == 0:
-            restored = self._one(planned, engine, number)
+            restored = self._one(planned, engine, number, wanted)
         else:
-            near = range(max(0, number - radius), min(planned.track.frames, number + radius + 1))
-            planes = self.planes(planned, number, near)
+            near = reach(planned, number, radius)
+            planes = self.planes(planned, number, near, wanted)
 
             def sample(place: int) -> Kept:
                 key = ("sample", network, place)
-                kept = self._cached(key)
+                kept = self._cache.get(key)
                 if kept is None:
                     if not wanted():
                         raise Abandoned
-                    alone = self._cached(("alone", network, place))
+                    alone = self._cache.get(("alone", network, place))
                     kept = engine.keep(alone or engine.restore([planes[place - near.start]]))
-                    self._keep(key, kept)
+                    self._cache.keep(key, kept, _bytes(kept.sdr, kept.sample.restored, kept.unpacked))
                 return kept
 
             window = list(self._pool.map(sample, near))
             restored = engine.smooth(window, near.index(number))
-        self._keep(("smooth", network[0], radius, number), restored)
+        size_bytes = _bytes(restored.sdr, restored.light, restored.unpacked)
+        self._cache.keep(("smooth", network[0], radius, number), restored, size_bytes)
         return restored
 
-    def _one(self, planned: Planned, engine: Engine, number: int) -> Restored:
+    def _one(self, planned: Planned, engine: Engine, number: int, wanted: Callable[[], bool]) -> Restored:
         key = ("alone", (network_key(planned.plan), owner(planned, number).number), number)
-        restored = self._cached(key)
+        restored = self._cache.get(key)
         if restored is None:
-            (planes,) = self.planes(planned, number, range(number, number + 1))
+            (planes,) = self.planes(planned, number, range(number, number + 1), wanted)
             restored = engine.restore([planes])
-            self._keep(key, restored)
+            self._cache.keep(key, restored, _bytes(restored.sdr, restored.light, restored.unpacked))
         return restored
-
-    def _cached(self, key: tuple) -> Restored | Kept | None:
-        with self._lock:
-            found = self._restored.get(key)
-            if found is not None:
-                self._restored.move_to_end(key)
-            return found
-
-    def _keep(self, key: tuple, item: Restored | Kept) -> None:
-        """Keep it, and forget what was not asked for longest."""
-        with self._lock:
-            self._restored[key] = item
-            most = max(LEAST_KEPT, STILL_CACHE_BYTES // (2 * item.sdr.nbytes))
-            while len(self._restored) > most:
-                self._restored.popitem(last=False)
 
 
 def network_key(plan: Plan) -> tuple:
@@ -128,7 +110,7 @@ def network_key(plan: Plan) -> tuple:
     track = plan.tracks[0]
     before = tuple(name for name in plan.stages if name not in ("temporal", "grade"))
     decided = (track.layout, track.color, track.tile, track.denoise, track.overlays, track.excluded, track.deinterlace)
-    return (plan.source, before, plan.model_sha256, plan.precision, plan.scale, *decided)
+    return (plan.source, before, plan.model_sha256, plan.precision, plan.scale, *decided, track.drive)
 
 
 def owner(planned: Planned, number: int) -> Span:
@@ -136,12 +118,33 @@ def owner(planned: Planned, number: int) -> Span:
     return next(one for one in planned.track.spans if one.first_frame <= number < one.first_frame + one.frames)
 
 
-def decoded(planned: Planned, number: int, near: range) -> list[Planes]:
+def reach(planned: Planned, number: int, radius: int) -> range:
+    """Numbers of the frames that a frame is smoothed with. Below 0 and from the track's end on they are of the files before and after it."""
+    before, after = (one.span.frames if one else 0 for one in lenders(planned.track, owner(planned, number)))
+    return range(max(-before, number - radius), min(planned.track.frames + after, number + radius + 1))
+
+
+def decoded(planned: Planned, number: int, near: range, wanted: Callable[[], bool] = lambda: True) -> list[Planes]:
     """Planes of the frames `near` frame `number`, the same that `convert` decodes.
 
     From the nearest keyframe, which gives the same pictures sooner; where something is damaged, with the whole span that the frame is
     converted in, because what is put in a damaged frame's place comes from there.
+    near: as `reach` gives it; wanted: asked for each packet; once false, Abandoned is raised
     """
+    total = planned.track.frames
+    own = range(max(0, near.start), min(total, near.stop))
+    try:
+        planes = _own(planned, number, own, wanted)
+        if near.start < 0:
+            planes = _lent(planned, number, "before")[near.start :] + planes
+        if near.stop > total:
+            planes += _lent(planned, number, "after")[: near.stop - total]
+    except DecodingStopped as stopped:
+        raise Abandoned from stopped
+    return planes
+
+
+def _own(planned: Planned, number: int, near: range, wanted: Callable[[], bool]) -> list[Planes]:
     home, index = owner(planned, number), planned.index
     lead_in, lead_out = number - near.start, near.stop - number - 1
     first_pts = int(index.frame_pts[number])
@@ -149,14 +152,22 @@ def decoded(planned: Planned, number: int, near: range) -> list[Planes]:
     packets = packets_for(index, number, 1, lead_in, lead_out)
     report = DecodeReport()
     soon = Span(home.number, first_pts, end_pts, number, 1, lead_in, lead_out, *packets)
-    planes = [frame.planes for frame in _frames(planned, soon, cores(), report)]
+    planes = [frame.planes for frame in _frames(planned, soon, cores(), report, wanted)]
     if not (report.repeated_pts or report.damaged_packets or report.unexpected_frames):
         return planes
-    numbered = enumerate(_frames(planned, home, 1, DecodeReport()), home.first_frame - home.lead_in)
+    numbered = enumerate(_frames(planned, home, 1, DecodeReport(), wanted), home.first_frame - home.lead_in)
     return [frame.planes for place, frame in numbered if place in near]
 
 
-def _frames(planned: Planned, span: Span, threads: int, report: DecodeReport) -> Iterator[DecodedFrame]:
+def _lent(planned: Planned, number: int, side: str) -> list[Planes]:
+    """What the file before or after lends to the span that owns a frame."""
+    neighbour = lenders(planned.track, owner(planned, number))[[*SIDES].index(side)]
+    return [frame.planes for frame in lent_frames(neighbour, planned.lent[side], planned.track.deinterlace)]
+
+
+def _frames(
+    planned: Planned, span: Span, threads: int, report: DecodeReport, wanted: Callable[[], bool]
+) -> Iterator[DecodedFrame]:
     track = planned.track
     return decode_span(
         planned.path,
@@ -167,7 +178,13 @@ def _frames(planned: Planned, span: Span, threads: int, report: DecodeReport) ->
         threads=threads,
         strict=planned.plan.strict,
         report=report,
+        should_stop=lambda: not wanted(),
     )
+
+
+def _bytes(*tensors: torch.Tensor) -> int:
+    """Those that share memory count once."""
+    return sum({one.data_ptr(): one.nbytes for one in tensors}.values())
 
 
 def _made(engine: Engine, restored: Restored, planned: Planned, number: int) -> Made:

@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.prepare import color_overrides
 from preview.knobs import Settings
 from preview.live import LiveSource, open_live
+from preview.live_sources import LiveSources
 from preview.media import Media
 from preview.sources import Source
 
@@ -40,8 +41,8 @@ class Studio:
         self._start = (profile, config_file, tuple(words))
         self.models = ("auto", *checkpoints.available())
         self._media: dict[int, Media] = {}
-        self._live: dict[int, LiveSource] = {}
-        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self.live = LiveSources(self._open_live)
+        self._lock, self._commanding = threading.Lock(), threading.Lock()
         self._listeners: dict[object, tuple[int, Callable[[dict[str, Any]], None]]] = {}
         self._conversions: dict[int, Conversion] = {}
         self._made: set[int] = set()
@@ -64,13 +65,6 @@ class Studio:
             if number not in self._media:
                 self._media[number] = Media(self.sources[number])
             return self._media[number]
-
-    def live(self, number: int) -> LiveSource:
-        """A live source, opened once for all tabs. Raises InputError when it does not open."""
-        with self._opening:
-            if number not in self._live:
-                self._live[number] = open_live(self.sources[number].address, color_overrides(self.settings().config))
-            return self._live[number]
 
     def look_later(self, media: Media, config: Config, then: Callable[[], None]) -> None:
         """Take the look that an exact plan needs, beside all else; `then` is called when it is taken or has failed."""
@@ -113,11 +107,15 @@ class Studio:
 
     def convert(self, number: int, command: str, yaml: str) -> None:
         """command: start, pause, resume or cancel the conversion of a source. yaml: the settings. Raises InputError where that cannot be."""
-        from preview.conversion import Conversion
-
         source = self.sources[number]
         if source.output is None:
             raise InputError(f"{source.name}: a live source cannot be converted; record it first.")
+        with self._commanding:  # else two tabs that start at once would each start one
+            self._command(number, source, command, yaml)
+
+    def _command(self, number: int, source: Source, command: str, yaml: str) -> None:
+        from preview.conversion import Conversion
+
         with self._lock:
             conversion = self._conversions.get(number)
             state = conversion.state()["state"] if conversion else "idle"
@@ -141,13 +139,23 @@ class Studio:
         for tell in tells:
             tell(state)
 
+    def _open_live(self, number: int) -> LiveSource:
+        return open_live(self.sources[number].address, color_overrides(self.settings().config))
+
+    def running(self) -> int:
+        """How many conversions are under way."""
+        with self._lock:
+            return sum(one.state()["state"] == "running" for one in self._conversions.values())
+
     def close(self) -> None:
-        """Close all sources. A conversion under way is stopped, and can be resumed."""
+        """Close all sources. Conversions under way are stopped, all at once, and can be resumed."""
         self._lookers.shutdown(wait=False, cancel_futures=True)
-        for conversion in self._conversions.values():
-            conversion.close()
-        for live in list(self._live.values()):
-            live.close()
+        self.live.close()
+        ends = [threading.Thread(target=one.close, name="end conversion") for one in self._conversions.values()]
+        for end in ends:
+            end.start()
+        for end in ends:
+            end.join()
         for media in list(self._media.values()):
             media.close()
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from pipeline import transfer
 from pipeline.color import OutputSpec, bt2020_to_bt709, unpack_hdr
 from pipeline.engine import PackedFrame
+from pipeline.tone_curve import roll_off
 from pipeline.transfer import Curve
 
 KNEE = 0.5
-"""Share of SDR white up to which nothing changes."""
+"""Share of SDR white up to which nothing changes; higher than in reports (pipeline/tone_curve.py), whose highlights reach higher too."""
 
 _STEPS = 8192
 _TOP = 64.0  # times SDR white: 10000 nits and two stops more, for SDR white at 203
@@ -46,14 +47,11 @@ def srgb_codes(light: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _roll(peak: float) -> Curve:
-    """Largest channel, 1.0 = SDR white -> factor: 1 up to the knee, then extended Reinhard (Reinhard et al. 2002, equation 4), which goes on
-    with the same slope and brings `peak` to 1."""
-    room = 1 - KNEE
-    full = max(peak - KNEE, room) / room
+    """Largest channel, 1.0 = SDR white -> factor: 1 up to the knee, then pipeline/tone_curve.py, which brings `peak` to 1."""
+    full = max(peak, 1.0)
 
     def factor(largest: Tensor) -> Tensor:
-        above = (largest - KNEE).clamp(min=0) / room
-        folded = KNEE + room * above * (1 + above / full**2) / (1 + above)
-        return torch.where(largest > KNEE, folded.clamp(max=1) / largest.clamp(min=KNEE), torch.ones_like(largest))
+        folded = roll_off(largest, full, KNEE).clamp(max=1)
+        return torch.where(largest > KNEE, folded / largest.clamp(min=KNEE), torch.ones_like(largest))
 
     return Curve(factor, 0, _TOP, _STEPS, fourth_root=True)

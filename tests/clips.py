@@ -185,3 +185,21 @@ def cut(source: Path, path: Path, part: float) -> Path:
     data = Path(source).read_bytes()
     Path(path).write_bytes(data[: int(len(data) * part)])
     return Path(path)
+
+
+def cut_clip(clip: Path, paths: list[Path], frames: int) -> list[Path]:
+    """Cut a clip whose keyframes are `frames` apart into files, without touching a packet."""
+    with av.open(str(clip)) as source:
+        stream = source.streams.video[0]
+        packets = [packet for packet in source.demux(stream) if packet.size]
+        for number, path in enumerate(paths):
+            begin = number * frames
+            offset = packets[begin].pts
+            assert packets[begin].is_keyframe
+            with av.open(str(path), "w") as out:
+                copy = out.add_stream_from_template(stream, opaque=True)
+                for packet in packets[begin : begin + frames]:
+                    packet.stream = copy
+                    packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
+                    out.mux(packet)
+    return paths

@@ -17,6 +17,9 @@ from preview.sources import Source, video_source
 from preview.studio import Studio
 
 WAIT_SECONDS = 120.0
+TOLD_MESSAGES = 8
+BIG_FIELDS = frozenset({"data", "waveform", "histogram", "knobs", "yaml"})
+"""Left out of a failure's message."""
 
 
 @dataclass
@@ -43,9 +46,13 @@ class Tab:
                 if wanted(self.received[place]):
                     return self.received[place]
                 place += 1
-            told = [{key: one[key] for key in one if key != "data"} for one in self.received[since:][-5:]]
+            told = [_brief(one) for one in self.received[since:][-TOLD_MESSAGES:]]
             assert time.monotonic() < until, f"it did not come; the last messages: {told}"
             await asyncio.sleep(0.01)
+
+    def after(self, message: dict[str, Any]) -> int:
+        """The number of the first message after this one, for `since`: what was on its way when it came is then no answer to what follows."""
+        return next(place for place, one in enumerate(self.received, 1) if one is message)
 
     async def exact(self, frame: int, since: int = 0) -> dict[str, Any]:
         """The exact picture of a frame."""
@@ -71,6 +78,10 @@ class Tab:
             self.received.append(header)
             if self.draws and header["is"] == "picture":
                 self.send("ack", number=header["number"])
+
+
+def _brief(message: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key not in BIG_FIELDS}
 
 
 @contextlib.asynccontextmanager

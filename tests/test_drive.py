@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from pipeline.report import plan_facts
 from pipeline.sequence import group_runs
 from pipeline.span_job import run_span
 from pipeline.verify import read_provenance
-from tests.clips import damage_packets, make_clip
+from tests.clips import cut_clip, damage_packets, make_clip
 
 NOON = datetime(2024, 1, 31, 12, tzinfo=UTC)
 PICTURE = Picture("h264", 1920, 1080, "yuv420p", 30.0, (1, 1, 1, 1))
@@ -213,26 +212,6 @@ NAMES = ("20240131_120000_F.mp4", "20240131_120002_F.mp4", "20240131_120004_F.mp
 FRAMES = 40
 
 
-def cut_clip(clip: Path, folder: Path) -> list[Path]:
-    """Cut at its keyframes, every FRAMES frames, without touching a packet."""
-    folder.mkdir()
-    paths = [folder / name for name in NAMES]
-    with av.open(str(clip)) as source:
-        stream = source.streams.video[0]
-        packets = [packet for packet in source.demux(stream) if packet.size]
-        for number, path in enumerate(paths):
-            begin = number * FRAMES
-            offset = packets[begin].pts
-            assert packets[begin].is_keyframe
-            with av.open(str(path), "w") as out:
-                copy = out.add_stream_from_template(stream, opaque=True)
-                for packet in packets[begin : begin + FRAMES]:
-                    packet.stream = copy
-                    packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
-                    out.mux(packet)
-    return paths
-
-
 @pytest.fixture(scope="module")
 def uncut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six seconds whose sky flickers between saturated and not, with B frames and closed groups of pictures."""
@@ -243,7 +222,8 @@ def uncut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drive(uncut: Path, tmp_path: Path) -> list[Path]:
-    return cut_clip(uncut, tmp_path / "card")
+    (tmp_path / "card").mkdir()
+    return cut_clip(uncut, [tmp_path / "card" / name for name in NAMES], FRAMES)
 
 
 def settings(*words: str) -> Config:

@@ -123,7 +123,7 @@ def test_a_closing_server_ends_it(clip: Path, tmp_path: Path) -> None:
         wait_until(lambda: not alive(running))
         assert conversion.state()["state"] == "paused"
         assert len(states) == told, "no more is told"
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("conversion")]
+        wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith("conversion")])
         with pytest.raises(InputError):
             conversion.resume()
 

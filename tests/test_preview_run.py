@@ -27,7 +27,7 @@ from pipeline.color import ColorSpec, PixelLayout
 from preview.live import LiveFrame
 from preview.sources import live_source
 from tests.clips import make_clip
-from tests.preview_tab import Tab, studio_of, with_tab
+from tests.preview_tab import Tab, opened_tab, studio_of, with_tab
 
 COMMAND = [sys.executable, "run_pipeline.py", "preview"]
 
@@ -113,6 +113,7 @@ class FakeLive:
     width, height, rate, note = 96, 64, Fraction(10), ""
     layout, color = PixelLayout("420", 8), ColorSpec("bt709", "limited", "bt1886", "bt709", "left")
     color_reasons: dict[str, str] = {}  # noqa: RUF012
+    stale = False
 
     def __init__(self) -> None:
         self.began, self.closed = time.monotonic(), False
@@ -159,6 +160,38 @@ def test_a_live_source_plays_and_freezes(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with_tab(studio_of([live_source("rtsp://me:secret@cam/stream")], ["model=neutral"]), test)
     assert live.closed
+
+
+def test_a_live_source_that_changed_is_opened_anew_and_closed_with_its_last_tab(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lives: list[FakeLive] = []
+
+    def open_live(*_: object) -> FakeLive:
+        lives.append(FakeLive())
+        return lives[-1]
+
+    monkeypatch.setattr("preview.studio.open_live", open_live)
+    studio = studio_of([live_source("rtsp://cam/stream")], ["model=neutral"])
+
+    async def run() -> None:
+        async with opened_tab(studio) as tab, opened_tab(studio) as other:
+            for one in (tab, other):
+                one.send("open", source=0)
+                await one.wait(lambda message: message["is"] == "picture")
+            assert len(lives) == 1
+            since = len(tab.received), len(other.received)
+            lives[0].stale = True
+            for one, place in zip((tab, other), since, strict=True):
+                opened = await one.kind("opened", place)
+                await one.wait(lambda message: message["is"] == "picture", one.after(opened))
+            assert lives[0].closed
+            assert not lives[1].closed
+        assert len(lives) == 2, "once for both"
+        assert lives[1].closed, "nobody shows it, and the server goes on"
+
+    asyncio.run(run())
+    studio.close()
 
 
 def test_hdr_video_comes_in_pieces_that_a_decoder_plays(clip: Path, tmp_path: Path) -> None:

@@ -18,9 +18,13 @@ import torch
 from configs.schema import load_config
 from pipeline.index import VideoIndex
 from pipeline.looks import Looks
+from pipeline.plan import Plan
+from preview.feeds import Due
+from preview.ladder import Rung
 from preview.limits import CLOSE_SECONDS, PICTURES_IN_FLIGHT
 from preview.media import Media
-from preview.pictures import picture
+from preview.pictures import Made, picture
+from preview.player import Player
 from preview.sources import pictures_source, video_source
 from preview.stills import Stills
 from run_pipeline import build_parser
@@ -120,11 +124,15 @@ def test_grade_knobs_change_the_picture_and_reset_brings_it_back(clip: Path) -> 
         for step in range(1, 20):
             tab.send("set", values={"grade.exposure_stops": step / 20})
         await tab.wait(lambda one: one["is"] == "settings" and one["values"]["grade.exposure_stops"] == 0.95, since)
-        last = len(tab.received)
-        turned = await tab.exact(0, last)
+        wanted = still(clip, 0, ["grade.exposure_stops=0.95"])[2]
+
+        def is_turned(one: dict) -> bool:
+            exact = one["is"] == "picture" and one["exact"] and one["frame"] == 0
+            return exact and np.array_equal(decoded(one["data"]["hdr"]), wanted)
+
+        turned = await tab.wait(is_turned, since)
         assert turned["data"]["hdr"] != first["data"]["hdr"]
         assert turned["data"]["sdr"] == first["data"]["sdr"]
-        assert np.array_equal(decoded(turned["data"]["hdr"]), still(clip, 0, ["grade.exposure_stops=0.95"])[2])
         since = len(tab.received)
         tab.send("reset")
         assert (await tab.exact(0, since))["data"]["hdr"] == first["data"]["hdr"]
@@ -179,10 +187,10 @@ def test_playing_shows_rising_frames_and_pausing_the_exact_one(clip: Path) -> No
         since = len(tab.received)
         tab.send("play", loop=True)
         await tab.wait(lambda one: one["is"] == "picture" and one["frame"] > 0, since)
-        await tab.wait(lambda one: one["is"] == "state" and one["playing"] and one["frame"] > 0, since)
+        playing = await tab.wait(lambda one: one["is"] == "state" and one["playing"] and one["frame"] > 0, since)
         await asyncio.sleep(1)
         tab.send("pause")
-        paused = await tab.wait(lambda one: one["is"] == "state" and not one["playing"], since)
+        paused = await tab.wait(lambda one: one["is"] == "state" and not one["playing"], tab.after(playing))
         exact = await tab.exact(paused["frame"], since)
         played = [one for one in tab.received[since:] if one["is"] == "picture" and not one["exact"]]
         assert {part["type"] for one in played for part in one["parts"]} == {"image/jpeg"}
@@ -207,6 +215,27 @@ def test_playing_to_the_end_stops_at_the_last_frame(clip: Path) -> None:
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
 
 
+def test_the_last_frame_is_shown_however_long_it_takes(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Player._make
+
+    def slowly(self: Player, due: Due, plan: Plan, rung: Rung) -> Made:
+        if due.number == 59:
+            time.sleep(1.5)
+        return make(self, due, plan, rung)
+
+    monkeypatch.setattr(Player, "_make", slowly)
+
+    async def test(tab: Tab) -> None:
+        tab.send("open", source=0)
+        await tab.exact(0)
+        since = len(tab.received)
+        tab.send("play", frame=55)
+        exact = await tab.wait(lambda one: one["is"] == "picture" and one["exact"] and one["frame"] > 50, since)
+        assert exact["frame"] == 59
+
+    with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
+
+
 def test_a_client_that_draws_nothing_gets_two_pictures_and_then_none(clip: Path) -> None:
     async def test(tab: Tab) -> None:
         tab.send("open", source=0)
@@ -218,6 +247,24 @@ def test_a_client_that_draws_nothing_gets_two_pictures_and_then_none(clip: Path)
         since = len(tab.received)
         tab.send("ack", number=pictures[-1]["number"])
         await tab.kind("picture", since)
+
+    with_tab(studio_of([clip], ["model=neutral"], "preview"), test, draws=False)
+
+
+def test_the_exact_picture_waits_for_a_slow_client_and_comes_with_its_ack(clip: Path) -> None:
+    async def test(tab: Tab) -> None:
+        tab.send("view", layers=["sdr"], scopes=False)
+        tab.send("open", source=0)
+        await tab.wait(lambda one: one["is"] == "state")
+        for frame in (3, 9, 20):
+            tab.send("show", frame=frame)
+            await tab.wait(lambda one, frame=frame: one["is"] == "state" and one["frame"] == frame)
+        pictures = [one for one in tab.received if one["is"] == "picture"]
+        assert len(pictures) == PICTURES_IN_FLIGHT
+        assert all(one["frame"] < 20 for one in pictures)
+        since = len(tab.received)
+        tab.send("ack", number=pictures[0]["number"])
+        assert (await tab.exact(20, since))["number"] > pictures[-1]["number"]
 
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test, draws=False)
 

@@ -17,7 +17,7 @@ from preview.media import Media, Planned
 from preview.pictures import Made, picture, png
 from preview.sources import video_source
 from preview.stills import Abandoned, Stills, owner
-from tests.clips import damage_packets, make_clip
+from tests.clips import cut_clip, damage_packets, make_clip
 from tests.clips import picture as drawn
 
 Planes = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -148,6 +148,23 @@ def test_what_is_kept_changes_no_bit(tmp_path: Path) -> None:
     again = stills.make(first, 5, lambda: True)
     assert same(again, (before.packed.y, before.packed.u, before.packed.v))
     assert not stills.at_hand(media.plan(load_config("dashcam", None, ["temporal.radius=2"])), 5)
+
+
+def test_frames_at_the_ends_of_a_drives_file_are_those_of_convert(tmp_path: Path, encoded: list[Planes]) -> None:
+    """Three files of two seconds, whose sky flickers between saturated and not."""
+    names = [f"20240131_12000{second}_F.mp4" for second in (0, 2, 4)]
+    shape = {"gop": 40, "fps": 20, "width": 64, "height": 48, "options": {"crf": "14"}}
+    whole = make_clip(tmp_path / "whole.mp4", frames=120, **shape)
+    files = cut_clip(whole, [tmp_path / name for name in names], 40)
+    words = ["temporal.radius=2", "drive.join=true", "span.target_seconds=6"]
+    planned = check(files[1], words, encoded, [1, 12, 38])
+    place = planned.track.drive
+    assert not (place.no_before or place.no_after), place
+    assert place.before.span.frames == place.after.span.frames == 2
+    alone, stills = opened(files[1], [*SHORT_SPANS, "temporal.radius=2", "span.target_seconds=6"])
+    assert alone.track.drive is None
+    assert not same(stills.make(alone, 0, lambda: True), encoded[0]), "what the file before lends is seen"
+    stills.close()
 
 
 def test_a_frame_that_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
