@@ -23,9 +23,9 @@ from pipeline.light import LightLevels
 from pipeline.span_job import span_line, write_span
 from pipeline.span_work import load_work
 from tests.clips import make_clip
-from tests.processes import descendants
+from tests.processes import descendants, listening
 from tests.test_reliability import SHORT, Run
-from tests.test_workers import listening_addresses, wait_until_gone
+from tests.test_workers import wait_until_gone
 from workers.chunks import (
     CHUNK_BYTES,
     CHUNK_FRAMES,
@@ -94,7 +94,7 @@ def test_the_same_bytes_whichever_part_is_killed(
             assert set(parts) == {"DecodePart", "ComputePart", "StreamWorker"}
             family |= set(descendants(run.process.pid)) | {run.process.pid}
             if count == 1:
-                addresses = listening_addresses(family)
+                addresses = [address for address, _ in listening(set(family))]
                 assert len(addresses) >= 5
                 assert set(addresses) <= {
                     "0100007F",
