@@ -57,7 +57,7 @@ class Area:
         for path in self.folder.glob("status.*.json"):
             if not alive(read_json(path)):
                 path.unlink(missing_ok=True)
-        if not self.statuses():
+        if self.folder.is_dir() and not self.statuses():
             self.resume()
 
     def pause(self) -> None:
