@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from configs.schema import load_config
-from pipeline import encode, span_job
+from pipeline import encode, span_job, span_parts
 from pipeline.boxes import CleanAperture
 from pipeline.color import OutputSpec, pack
 from pipeline.convert import convert
@@ -79,7 +79,7 @@ def test_a_lossless_output_holds_what_the_encoder_was_given(tmp_path: Path, monk
             given.append([plane.clone() for plane in (y, u, v)])
             super().write(y, u, v, pts, duration)
 
-    monkeypatch.setattr(span_job, "SpanEncoder", Recording)
+    monkeypatch.setattr(span_parts, "SpanEncoder", Recording)
     source = make_clip(tmp_path / "a.mp4", frames=24, width=97, height=63, pix_fmt="yuv444p")
     for codec, name in (("ffv1", "o.mkv"), ("hevc", "o.mp4")):
         convert(source, tmp_path / name, load_config("dashcam", None, [*WORDS, f"output.codec={codec}"]))
