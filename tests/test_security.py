@@ -17,7 +17,18 @@ from pipeline.span_job import run_span
 from tests.clips import make_clip
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("commands", "configs", "datasets", "evaluation", "models", "pipeline", "preview", "reporting", "training", "workers")
+ROOMS = (
+    "commands",
+    "configs",
+    "datasets",
+    "evaluation",
+    "models",
+    "pipeline",
+    "preview",
+    "reporting",
+    "training",
+    "workers",
+)
 FORBIDDEN = {"cloudpickle", "dill", "joblib", "marshal", "shelve"}
 OWN_PIPES = ("file_desk.py", "file_process.py")
 """A driver and the child that it started speak by pipes that nobody else holds."""
