@@ -108,7 +108,7 @@ async def _serve(door: Door, sock: socket.socket, studio: Future[Studio], browse
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(ValueError, NotImplementedError):
+        with suppress(ValueError, NotImplementedError):  # outside the main thread there are none
             loop.add_signal_handler(number, stop.set)
     try:
         await _first(loaded, stop)
