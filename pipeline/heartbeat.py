@@ -1,0 +1,42 @@
+"""Heartbeat: work says that it goes on. Who started the process may look, and end it when nothing has moved for long.
+
+A beat is one store to memory, without a lock; where nobody looks it does nothing else.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from array import array
+
+_BYTES = 8
+_cell: memoryview = memoryview(array("q", [0]))
+
+
+def beat() -> None:
+    """Say that a piece of work is done: a packet, a frame, a block of bytes. Call it from any thread, every few seconds at least."""
+    _cell[0] = time.monotonic_ns()
+
+
+def last_beat() -> int:
+    """Changes with every beat of this process, and means nothing else; 0 before the first."""
+    return _cell[0]
+
+
+def shared_memory() -> int:
+    """A descriptor of memory for the beats of another process, which inherits it. Close it when it is not needed any more."""
+    handle = os.memfd_create("sunvisor-heartbeat")
+    os.ftruncate(handle, _BYTES)
+    return handle
+
+
+def share(handle: int) -> None:
+    """Beats of this process go into memory that somebody else made, from now on. handle: see `shared_memory`; it may be closed then"""
+    global _cell
+    _cell = memoryview(mmap.mmap(handle, _BYTES)).cast("q")
+
+
+def beat_of(handle: int) -> int:
+    """As `last_beat`, of the process that was given this memory; it need not be able to answer."""
+    return int.from_bytes(os.pread(handle, _BYTES, 0), "little", signed=True)
