@@ -12,6 +12,7 @@ import numpy as np
 from pipeline import transfer
 from pipeline.color import bt2020_to_bt709, unpack
 from pipeline.errors import InputError
+from pipeline.heartbeat import beat
 from pipeline.planes import frame_planes
 from pipeline.probe import StreamInfo, hdr_reason, probe, read_color
 from pipeline.source import open_source
@@ -67,6 +68,8 @@ def count_frames(path: Path) -> int:
 def _frames(path: Path, stream: StreamInfo) -> Iterator[av.VideoFrame]:
     with open_source(path) as container:
         try:
-            yield from container.decode(container.streams[stream.index])
+            for frame in container.decode(container.streams[stream.index]):
+                beat()
+                yield frame
         except av.FFmpegError as error:
             raise InputError(f"{path}: it cannot be decoded to its end ({error.strerror}).") from error

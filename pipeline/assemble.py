@@ -30,6 +30,7 @@ from pipeline.copied_packets import CopiedPackets, StreamStart, movie_timescale,
 from pipeline.errors import ConversionError
 from pipeline.hdr10 import IN_PACKETS, ContentLight, MasteringDisplay, insert
 from pipeline.moov import finish_moov
+from pipeline.on_disk import sync
 from pipeline.picture_geometry import read_geometry, shown_part
 from pipeline.source import open_source
 from pipeline.streams import COVER_CODECS, FORMATS, CopyPlan, add_copy, first_packets, kept_tags, sentence
@@ -98,7 +99,7 @@ def assemble(
         if container != "mkv":
             languages = join.languages() if container == "mov" else {}
             finish_moov(output_tmp, [pictures[index] for index in sorted(pictures)], join.hidden, languages)
-        _sync(output_tmp)
+        sync(output_tmp)
     except BaseException:
         output_tmp.unlink(missing_ok=True)
         raise
@@ -325,11 +326,3 @@ def _rounding(spans: TrackSpans, shift: Fraction) -> float:
     thousandths = (spans.frame_pts.astype(object) + round(shift * den)) * 1000
     rest = (thousandths % den).astype(np.float64) / den
     return float(np.minimum(rest, 1 - rest).max())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ import torch
 
 from pipeline.choice import Choice, first_line
 from pipeline.errors import ConversionError
+from pipeline.heartbeat import beat
 
 MEMORY_SHARE = 0.8
 """Of the free memory, what the choice of a batch may count on: allocators leave gaps, and other workers may share the device."""
@@ -108,6 +109,7 @@ class Batcher:
         number, reserved = first, False
         try:
             while True:
+                beat()
                 next_up = next_up or self._take(again, source)
                 if not next_up and not flying:
                     return

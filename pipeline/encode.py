@@ -22,6 +22,8 @@ from av.error import FFmpegError
 from pipeline.encoder_choice import HARDWARE, X265_MIN_WIDTH, EncoderChoice, color_tags, configure
 from pipeline.errors import ConversionError, InputError
 from pipeline.hardware import gpu_frame, p010_planes
+from pipeline.heartbeat import beat
+from pipeline.on_disk import sync
 
 LUMA_TOLERANCE_CODES = 8.0
 X265_REORDER_FRAMES = 2
@@ -112,6 +114,7 @@ class SpanEncoder:
             frame = self._frame(y, u, v)
             frame.pts, frame.time_base, frame.pict_type = pts, self.time_base, 0
             self._mux(frame)
+        beat()
         self.frames += 1
 
     def close(self) -> None:
@@ -123,7 +126,7 @@ class SpanEncoder:
                 self._file.close()
             if not self.frames or self.packets != self.frames:
                 raise ConversionError(f"{self.path}: {self.frames} frames went in and {self.packets} packets came out.")
-            _sync(self.path)
+            sync(self.path)
         except BaseException:
             self._abandon()
             raise
@@ -152,7 +155,9 @@ class SpanEncoder:
     def _mux(self, frame: av.VideoFrame | None) -> None:
         # With no more frames than it reorders, x265 never learns its delay and gives random decode times (4.2, Lookahead).
         too_short = frame is None and self.packets == 0 and self.frames <= X265_REORDER_FRAMES
-        for packet in self._stream.encode(frame):
+        for packet in self._stream.codec_context.encode_lazy(frame):  # one by one: a flush may take minutes
+            beat()
+            packet.stream = self._stream
             if too_short:
                 packet.dts = packet.pts
             packet.duration = self._durations.pop(packet.pts)
@@ -177,6 +182,7 @@ def check_span(path: Path, expected_pts: list[int], expected_mean_luma: list[flo
         stream = file.streams.video[0]
         stream.thread_count = threads
         for frame in file.decode(stream):
+            beat()
             if count == len(expected_pts):
                 raise ConversionError(f"{path}: more than the {count} frames that were encoded come out.")
             if frame.pts != expected_pts[count]:
@@ -193,18 +199,9 @@ def check_span(path: Path, expected_pts: list[int], expected_mean_luma: list[flo
 
 def publish(partial: Path, final: Path) -> None:
     """Give a finished file its final name so that it survives a power cut: sync the file, rename, sync the folder."""
-    _sync(partial)
+    sync(partial)
     partial.replace(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    """fsync a file or a folder by name."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 @contextmanager

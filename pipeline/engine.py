@@ -21,6 +21,7 @@ from pipeline.choice import Choice
 from pipeline.color import ColorSpec, OutputSpec, PixelLayout, pack, unpack
 from pipeline.errors import ConversionError, InputError
 from pipeline.frame_stats import FrameStats, measure_frame, restored_share
+from pipeline.heartbeat import beat
 from pipeline.invented import invented
 from pipeline.light import LightLevels
 from pipeline.proxy import make_proxy, proxy_in
@@ -205,6 +206,7 @@ class Engine:
                 sdr, frames = sdr + (held - frames), restored
             else:
                 frames = stage(frames)
+            beat()
         return sdr, frames
 
     def _finished(self, sdr: Tensor, frames: Tensor, first_frame: int) -> list[PackedFrame]:

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.encode import publish
 from pipeline.errors import InputError
 from pipeline.frame_stats import RESTORED_GAIN, RESTORED_LIGHT
+from pipeline.telemetry.companions import file_sum
 from pipeline.version import VERSION
 
 SUFFIX = ".evidence.json"
@@ -117,9 +118,7 @@ def write_manifest(result: Path, facts: Mapping[str, Any]) -> Path:
 
 def _file(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        size, digest = file_sum(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read for the evidence manifest ({error.strerror}).") from error
     return {"name": path.name, "bytes": size, "sha256": digest}

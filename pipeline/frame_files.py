@@ -26,6 +26,8 @@ from torch import Tensor
 
 from pipeline.color import PRIMARIES, primaries_matrix
 from pipeline.errors import ConversionError, InputError
+from pipeline.heartbeat import beat
+from pipeline.on_disk import sync
 from pipeline.transfer import PQ_ENCODE
 
 ENDINGS = {"png16": ".png", "png16pq": ".png", "exr": ".exr"}
@@ -137,7 +139,7 @@ def unpack_frames(span_files: Sequence[Path], targets: Sequence[Path]) -> None:
     if written != len(targets):
         raise ConversionError(f"{span_files[-1]}: the spans hold {written} frames where {len(targets)} are wanted.")
     for folder in {target.parent for target in targets}:
-        _sync(folder)
+        sync(folder)
 
 
 def _pq_bt2020(light: Tensor, white_nits: float, peak_nits: float) -> Tensor:
@@ -213,14 +215,6 @@ def _write(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
+        beat()
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """fsync a folder, so that its new names survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import time
 from array import array
 
@@ -39,4 +40,4 @@ def share(handle: int) -> None:
 
 def beat_of(handle: int) -> int:
     """As `last_beat`, of the process that was given this memory; it need not be able to answer."""
-    return int.from_bytes(os.pread(handle, _BYTES, 0), "little", signed=True)
+    return int.from_bytes(os.pread(handle, _BYTES, 0), sys.byteorder, signed=True)

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from pipeline.engine import Engine, Kept, PackedFrame
+from pipeline.heartbeat import beat
 
 BUDGET_BYTES = 1_500_000_000
 SAMPLE_PIXEL_BYTES = 36
@@ -89,4 +90,5 @@ class Lanes:
         try:
             return work()
         finally:
+            beat()
             self.seconds.append(time.monotonic() - started)

@@ -20,6 +20,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from pipeline.errors import ConversionError
+from pipeline.heartbeat import beat
 
 SUFFIX = ".mask.mp4"
 FULL_RANGE = 2
@@ -71,6 +72,7 @@ class MaskWriter:
         for packet in self._stream.encode(frame):
             packet.duration = self._durations.pop(packet.pts)
             self._file.mux(packet)
+            beat()
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +114,7 @@ def _append(file: Path, start: int, out: av.container.OutputContainer, made: av.
                 packet.pts = packet.dts = packet.pts + start
                 packet.stream = made
                 out.mux_one(packet)
+                beat()
 
 
 def _open(path: Path, ticks: str) -> av.container.OutputContainer:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.heartbeat import beat
+
 Array = np.ndarray
 Area = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; the last two are one past the end."""
@@ -82,6 +84,7 @@ def look(pictures: Sequence[Array], kernel_px: int) -> tuple[View, View, View]:
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (kernel_px | 1,) * 2)
     sums = np.zeros((3, 4, *pictures[0].shape[:2]), np.int32)  # of each view: seen, text, its levels, their squares
     for picture in pictures:
+        beat()
         least, color, bright = channels_of(picture)
         kinds = (
             (least, least, BRIGHT, GROUND_BELOW),

@@ -22,6 +22,7 @@ from av.error import FFmpegError
 
 from pipeline.encode import publish
 from pipeline.errors import ConversionError, InputError
+from pipeline.heartbeat import beat
 
 CITYSCAPES_FPS = Fraction(17)
 """Frame rate of leftImg8bit_sequence (Cordts et al., CVPR 2016, section 2.1)."""
@@ -154,6 +155,7 @@ def wrap(run: Run, fps: Fraction, target: Path) -> Path:
                 packet.pts = packet.dts = number * base.numerator
                 packet.duration = base.numerator
                 out.mux_one(packet)
+                beat()
         publish(partial, target)
     except FFmpegError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -10,6 +10,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from pipeline.errors import InputError
+from pipeline.heartbeat import beat
 
 CONTAINERS = {
     "mov,mp4,m4a,3gp,3g2,mj2": "mp4 / mov",
@@ -57,6 +58,7 @@ def open_source(path: Path) -> InputContainer:
         raise InputError(f"{path}: this is not a regular file; copy the video to a disk first.")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes).")
+    beat()
     try:
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except PermissionError as error:
@@ -72,7 +74,9 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[av.Packet]:
     like it): PyAV has no place for it. av.FFmpegError as PyAV does.
     """
     try:
-        yield from container.demux(*streams)
+        for packet in container.demux(*streams):
+            beat()
+            yield packet
     except IndexError as error:
         path = container.name.removeprefix("file:")
         raise InputError(

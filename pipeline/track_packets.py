@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from pipeline.errors import ConversionError
+from pipeline.heartbeat import beat
 from pipeline.plan import Track
 
 
@@ -91,6 +92,7 @@ class TrackPackets:
     def _read(self, number: int) -> tuple[list[av.Packet], bytes]:
         """All packets of a span file and its codec set-up."""
         path = self.spans.files[number]
+        beat()
         try:
             with av.open(str(path)) as container:
                 stream = container.streams.video[0]

@@ -14,6 +14,7 @@ from av.stream import Discard
 
 from pipeline.bitstream_tags import nal_units
 from pipeline.errors import InputError
+from pipeline.heartbeat import beat
 from pipeline.source import demux, ends_too_early
 
 MATROSKA_TICK = Fraction(1, 1000)
@@ -272,6 +273,7 @@ def _file_digest(path: Path) -> bytes:
 
 def _blocks(file: object, size: int = 1 << 20) -> Iterator[bytes]:
     while block := file.read(size):  # type: ignore[attr-defined]
+        beat()
         yield block
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline import light
 from pipeline.hdr10 import ContentLight
+from pipeline.heartbeat import beat
 from pipeline.index import VideoIndex
 from pipeline.light import LightLevels
 from pipeline.verify_packets import open_video
@@ -146,6 +147,7 @@ def _frames(
     if first > 0:
         container.seek(int(index.frame_pts[first]), stream=stream, backward=True)
     for frame in container.decode(stream):
+        beat()
         pts = frame.pts
         number = int(np.searchsorted(index.frame_pts, pts)) if pts is not None else -1
         if number < 0 or number >= len(index.frame_pts) or index.frame_pts[number] != pts:

@@ -12,6 +12,7 @@ from pipeline.bitstream_tags import SignalTags, av1_tags, hevc_parameter_units, 
 from pipeline.container_tags import ContainerTags, read_container_tags
 from pipeline.errors import ConversionError
 from pipeline.hdr10 import IN_PACKETS, ContentLight, MasteringDisplay, StaticMetadata, read_hevc_sei, read_packet
+from pipeline.heartbeat import beat
 from pipeline.nal import join_hevc
 from pipeline.verify_packets import open_video
 from pipeline.verify_report import Check
@@ -69,6 +70,7 @@ def read_tags(path: Path, stream_index: int) -> OutputTags:
             in_header = read_hevc_sei(join_hevc(hevc_parameter_units(extradata)))
         try:
             for packet in container.demux(stream) if codec in READERS else ():
+                beat()
                 if not packet.size or not packet.is_keyframe:
                     continue
                 payload, seconds = bytes(packet), float((packet.pts or 0) * packet.time_base)

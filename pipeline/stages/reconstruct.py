@@ -13,6 +13,7 @@ from models.encodings import decode
 from models.model import Model
 from pipeline import gain_map
 from pipeline.color import coded_signal
+from pipeline.heartbeat import beat
 
 RAMP_PX = 32
 """Width of the blend between two tiles, where the overlap has room for it."""
@@ -126,6 +127,7 @@ def run_tiled(restore: Callable[[Tensor], Tensor], coded: Tensor, tile: int, hal
     for top, bottom in _spread(height, tile, overlap):
         for left, right in _spread(width, tile, overlap):
             part = restore(coded[..., top:bottom, left:right])
+            beat()
             rows = _ramp(top, bottom, height, overlap, ramp, coded)
             columns = _ramp(left, right, width, overlap, ramp, coded)
             window = rows[:, None] * columns[None, :]

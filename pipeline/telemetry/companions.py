@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.heartbeat import beat
+from pipeline.telemetry.found import BLOCK_BYTES
 from pipeline.telemetry.gpx import made_by_us
 from pipeline.telemetry.whole import whole_file
 
@@ -54,9 +56,12 @@ def copy_companions(plans: Iterable[CompanionPlan]) -> list[Path]:
 
 def file_sum(path: Path) -> tuple[int, str]:
     """Bytes and SHA-256 of a file."""
+    state = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
+        while block := file.read(BLOCK_BYTES):
+            beat()
+            state.update(block)
+        return file.tell(), state.hexdigest()
 
 
 def _beside(source: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.heartbeat import beat
 from pipeline.moov import Box, boxes, inside, read_moov, track_id
 from pipeline.telemetry.known import MARK_KINDS, PADDING, STANDARD, words_for
 from pipeline.telemetry.unowned import unowned_spans
@@ -88,6 +89,7 @@ def copy_spans(file: BinaryIO, spans: tuple[tuple[int, int], ...]) -> Iterator[b
         file.seek(start)
         while size > 0 and (block := file.read(min(size, BLOCK_BYTES))):
             size -= len(block)
+            beat()
             yield block
 
 
