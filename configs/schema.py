@@ -175,6 +175,8 @@ class WorkersConfig:
     """Execution only: nothing here changes a byte. count 0 = `per_gpu` a GPU, or one for the CPU; threads 0 = all cores shared out.
 
     per_gpu: workers that share a GPU: more keep it busy while others encode, and each needs the network's memory
+    stall_seconds: a worker, or a process that plans or joins a file, in which nothing has moved for so long is killed, and its work tried again
+        as after a crash; slow work that moves is never killed. 0 = never. Raise it where a disk may take longer than that over a single call
     work_limit: a work folder that passes so many times the plan's estimate stops its file, 0 = no limit
     memory_bytes: what a worker has; a picture that needs more is refused. 0 = what the machine has that plans
     metrics_port: port on 127.0.0.1 where Prometheus collects a run's numbers, 0 = none (docs/monitoring.md)
@@ -191,6 +193,7 @@ class WorkersConfig:
     threads: int = 0
     address: str | None = None
     retries: int = 3
+    stall_seconds: float = 600.0
     keep_work: bool = False
     work_limit: float = 3.0
     memory_bytes: int = 0
@@ -260,6 +263,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "workers.per_gpu": (1, 16),
     "workers.threads": (0, 1024),
     "workers.retries": (1, 100),
+    "workers.stall_seconds": (0, 1_000_000),
     "workers.work_limit": (0, 1000),
     "workers.memory_bytes": (0, 1 << 50),
     "workers.metrics_port": (0, 65535),

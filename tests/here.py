@@ -63,7 +63,7 @@ class PoolHere:
 class DeskHere:
     """Stands in for FileDesk."""
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, stall_seconds: float = 0.0) -> None:
         self._ended: list[Ended] = []
 
     def use(self, cluster: object) -> None:

@@ -22,6 +22,16 @@ class Started:
     actor: Any
     group: Any = None
 
+    def ask(self) -> Any:  # noqa: ANN401 - Ray's
+        """A pulse that is to come; it is answered whatever else the worker does, as long as its interpreter runs."""
+        return self.actor.pulse.options(concurrency_group="control").remote()
+
+    def is_up(self) -> bool:
+        """Whether Ray has a process for it, which may yet say nothing. Asks Ray's head, which answers within milliseconds."""
+        from ray._private import state
+
+        return state.actors(self.actor._actor_id.hex()).get("State") == "ALIVE"
+
     def end(self) -> None:
         """Kill it with all its parts, or take the wish for it back."""
         import ray

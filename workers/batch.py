@@ -142,6 +142,7 @@ def _run_on_ray(run: BatchRun, config: Config) -> None:
             shape=shape,
             elastic=Elastic(shape, config.workers.max) if grows else None,
             retries=config.workers.retries,
+            stall_seconds=config.workers.stall_seconds,
         ) as pool:
             run.desk.use(cluster)
             try:

@@ -55,7 +55,7 @@ class BatchRun:
         self, config: Config, machine: Machine, progress: Listeners, area: Area | None, options: Options
     ) -> None:
         self.interrupts = Interrupts(self._drain, self._abort, lambda: self._pool is not None)
-        self.desk = FileDesk(config.workers.retries)
+        self.desk = FileDesk(config.workers.retries, config.workers.stall_seconds)
         self.workers = self.threads = 0
         self.began = time.monotonic()
         self.first_span: float | None = None

@@ -8,18 +8,22 @@ from typing import Any
 
 from workers.actors import ActorMaker, Started
 from workers.elastic import Elastic
+from workers.pulse import Ending, Pulse
 from workers.span_worker import SpanTask, WorkerInfo
 
 RESTART_PAUSE_SECONDS = 0.5
 RESIZE_SECONDS = 3.0
+LOOK_SECONDS = 10.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """The pool's view of one worker: it says hello (info is None until then), is idle, or runs one task.
 
-    started: None while it waits to be started again; began: when it was made or, after that, when it was last seen well
-    ref: the answer that is waited for, to hello() or run(); asked: that of frames_done()
+    started: None while it waits to be started again; began: when it was made or, after that, when it was last seen well, or coming up
+    retry_at: when it is started again; look_at: when to see whether it is there at all
+    ref: the answer that is waited for, to hello() or run(); asked: that to pulse(); pulse: the last one
+    ending: it stood still, and is being ended
     """
 
     started: Started | None = None
@@ -27,8 +31,11 @@ class Worker:
     task: SpanTask | None = None
     ref: Any = None
     asked: Any = None
+    pulse: Pulse | None = None
+    ending: Ending | None = None
     failed_starts: int = 0
     retry_at: float = 0.0
+    look_at: float = 0.0
     lost: bool = False
     trouble: str = ""
     began: float = field(default_factory=time.monotonic)
@@ -64,6 +71,10 @@ class Crew:
                 )
             elif worker.started is None and now >= worker.retry_at:
                 self._start(worker)
+            elif worker.started is not None and worker.pulse is None and self.is_late(worker) and now >= worker.look_at:
+                worker.look_at = now + LOOK_SECONDS
+                if worker.started.is_up():
+                    self.renew(worker, f"it was there and said nothing for {self._start_seconds:.0f} s")
 
     def is_late(self, worker: Worker) -> bool:
         """It should have come up by now. Where others work it may come later still, when there is room for it."""
@@ -76,6 +87,7 @@ class Crew:
         else:
             worker.failed_starts += 1
         worker.trouble, worker.info, worker.asked, worker.ref = trouble, None, None, None
+        worker.pulse, worker.ending = None, None
         worker.retry_at = time.monotonic() + RESTART_PAUSE_SECONDS * 4 ** max(0, worker.failed_starts - 1)
         self._end(worker)
         if worker.failed_starts >= self._retries:
@@ -97,6 +109,7 @@ class Crew:
     def _start(self, worker: Worker) -> Worker:
         """For the first time, or in the place of one that has ended."""
         worker.started = self._maker.start()
+        worker.asked = worker.started.ask()
         worker.ref = worker.started.actor.hello.remote()
         return worker
 
@@ -115,5 +128,5 @@ class Crew:
         surplus = waiting[: max(0, -more)]
         for worker in surplus:
             self._end(worker)
-        kept = [worker for worker in self.workers if not any(worker is one for one in surplus)]
+        kept = [worker for worker in self.workers if worker not in surplus]
         self.workers = [*kept, *(self._start(Worker()) for _ in range(more))]

@@ -32,13 +32,17 @@ class Failures:
         assert error is not None
         if error.kind in ("InputError", "ConversionError") or error.user_error:
             return failure(job, (InputError if error.user_error else ConversionError)(error.message))
-        if not ended.deaths or error.kind != "WorkerDied":
+        if not ended.deaths or error.kind not in ("WorkerDied", "Stalled"):
             return self._unforeseen(job, error, folder)
         count = len(ended.deaths)
         log = "".join(f"Attempt {number}: {why}\n" for number, why in enumerate(ended.deaths, 1))
         told = self._write_log((folder or job.output.parent) / f"{job.output.name}.error.log", log)
         why = ended.deaths[-1].splitlines()[0]
-        text = f"{job.source}: each process in which it was {done} died ({count} attempts; the last: {why}{told}); the file is damaged, or memory is short."
+        fate, cause = "died", "the file is damaged, or memory is short"
+        if error.kind == "Stalled":
+            fate = "died or stood still"
+            cause = "the file is damaged, or a disk or network share does not answer; where it is only slow, raise workers.stall_seconds"
+        text = f"{job.source}: each process in which it was {done} {fate} ({count} attempts; the last: {why}{told}); {cause}."
         return failure(job, ConversionError(text))
 
     def given_up(self, job: Job, event: Failed) -> FileReport:

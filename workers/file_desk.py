@@ -11,17 +11,23 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline import heartbeat
 from workers.cluster import ROOT, Cluster
-from workers.file_process import Answer, answer
+from workers.file_actors import FileActors
+from workers.file_process import Answer, Death
+from workers.pulse import Ending, process_here
 from workers.span_worker import SpanError
+from workers.watchdog import Watchdog
 
+START_SECONDS = 180.0
+"""How long a process may take until it is there; a cluster's node may be busy."""
 LAST_WORDS = 4000
 """Characters of a dead process's standard error that are kept."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A call that is over. kind, key: as it was begun; deaths: what was known of each process that died of it"""
+    """A call that is over. kind, key: as it was begun; deaths: what was known of each process that died of it, why in the first line"""
 
     kind: str
     key: str
@@ -32,8 +38,16 @@ class Ended:
 class Call(Protocol):
     """A call under way in another process."""
 
-    def poll(self) -> Answer | str | None:
-        """The answer; why the process died; None while it works."""
+    def poll(self) -> Answer | Death | None:
+        """The answer; how the process died; None while it works."""
+        ...
+
+    def beat(self) -> object:
+        """Something else each time that anything has moved there; None while the process is not up."""
+        ...
+
+    def put_down(self) -> None:
+        """End it because it stands still; poll() tells of it when that is done."""
         ...
 
     def kill(self) -> None:
@@ -48,6 +62,7 @@ class _Open:
     entry: str
     argument: Any
     call: Call
+    stood_still: bool = False
     deaths: tuple[str, ...] = ()
 
 
@@ -55,21 +70,18 @@ class FileDesk:
     """Calls of workers.file_work's kind, begun here and done in processes of their own, or on a Ray once `use` told it of one.
 
     retries: how many processes may die of a call, before it is given up
+    stall_seconds: how long a process may stand still before it is killed, which counts as a death; 0 = for ever
     """
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, stall_seconds: float = 0.0) -> None:
         self._retries = retries
-        self._ray: Any = None
-        self._remote: Any = None
+        self._watchdog = Watchdog(stall_seconds)
+        self._actors: FileActors | None = None
         self._open: list[_Open] = []
 
     def use(self, cluster: Cluster) -> None:
-        """From now on calls run as tasks of this Ray; on a cluster all over its nodes. They book nothing: they never wait for workers."""
-        import ray
-
-        self._ray = ray
-        options = {"num_cpus": 0, "max_retries": 0} | ({} if cluster.local else {"scheduling_strategy": "SPREAD"})
-        self._remote = ray.remote(**options)(answer)
+        """From now on calls run on this Ray; on a cluster all over its nodes."""
+        self._actors = FileActors(cluster)
 
     def begin(self, kind: str, key: str, entry: str, argument: object) -> None:
         """Start a call; `ended` tells of it later. entry: "package.module:function", argument: its only one"""
@@ -80,18 +92,20 @@ class FileDesk:
         return sum(one.kind == kind for one in self._open)
 
     def ended(self) -> list[Ended]:
-        """The calls that are over since the last time. One whose process died is begun again, `retries` times in all."""
+        """The calls that are over since the last time. One whose process died is begun again, `retries` times in all.
+        Ask all the time: it also ends processes that stand still."""
+        self._watchdog.turn()
         over = []
         for one in list(self._open):
             found = one.call.poll()
             if found is None:
+                self._watch(one)
                 continue
-            if isinstance(found, str):
-                one.deaths += (found,)
-                if len(one.deaths) < self._retries:
-                    one.call = self._start(one.entry, one.argument)
+            self._watchdog.forget(one.call)
+            if isinstance(found, Death):
+                found = self._take_death(one, found)
+                if found is None:
                     continue
-                found = Answer(error=SpanError("WorkerDied", found, "", user_error=False, retry=False))
             self._open.remove(one)
             over.append(Ended(one.kind, one.key, found, one.deaths))
         return over
@@ -108,11 +122,29 @@ class FileDesk:
         """End everything."""
         for kind in {one.kind for one in self._open}:
             self.kill(kind)
+        if self._actors is not None:
+            self._actors.tidy(idle_seconds=0.0)
 
     def _start(self, entry: str, argument: object) -> Call:
-        if self._ray is None:
-            return _Child(entry, argument)
-        return _Task(self._ray, self._remote.remote(entry, argument))
+        return _Child(entry, argument) if self._actors is None else self._actors.start(entry, argument)
+
+    def _watch(self, one: _Open) -> None:
+        beat = one.call.beat()
+        self._watchdog.see(one.call, beat)
+        if not one.stood_still and self._watchdog.stands_still(one.call, START_SECONDS if beat is None else 0.0):
+            one.stood_still = True
+            one.call.put_down()
+
+    def _take_death(self, one: _Open, death: Death) -> Answer | None:
+        """Begin the call again, or give it up."""
+        kind, why = "WorkerDied", death.why
+        if one.stood_still:
+            kind, why = "Stalled", f"stood still for {self._watchdog.limit_seconds:g} s and was killed ({death.why})"
+        one.deaths += (f"{why}\n{death.words}".strip(),)
+        if len(one.deaths) >= self._retries:
+            return Answer(error=SpanError(kind, why, death.words, user_error=False, retry=False))
+        one.call, one.stood_still = self._start(one.entry, one.argument), False
+        return None
 
 
 class _Child:
@@ -120,53 +152,56 @@ class _Child:
 
     def __init__(self, entry: str, argument: object) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        self._beats, self._stacks = heartbeat.shared_memory(), os.memfd_create("sunvisor-stacks")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from workers.file_process import main; main()"],
+            [
+                sys.executable,
+                "-c",
+                "from workers.file_process import main; main()",
+                str(self._beats),
+                str(self._stacks),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
+            pass_fds=(self._beats, self._stacks),
             start_new_session=True,  # a Ctrl-C in the terminal is the driver's to act on
         )
+        self._ending: Ending | None = None
         self._said = b"", b""
         self._thread = threading.Thread(
             target=self._talk, args=(pickle.dumps((entry, argument)),), name="file-call", daemon=True
         )
         self._thread.start()
 
+    def __del__(self) -> None:
+        os.close(self._beats)
+        os.close(self._stacks)
+
     def _talk(self, request: bytes) -> None:
         self._said = self._process.communicate(request)
 
-    def poll(self) -> Answer | str | None:
-        if self._thread.is_alive():
+    def poll(self) -> Answer | Death | None:
+        if self._thread.is_alive() or (self._ending is not None and self._ending.is_alive()):
             return None
-        answered, words = self._said
+        answered, said = self._said
+        words = said.decode(errors="replace")[-LAST_WORDS:].strip()
+        if self._ending is not None:
+            return Death(self._ending.words(), "\n".join(filter(None, [self._ending.stacks(), words])))
         if self._process.returncode == 0:
             return pickle.loads(answered)  # noqa: S301 - from our own child
         code = self._process.returncode
-        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"{why}\n{words.decode(errors='replace')[-LAST_WORDS:]}".strip()
+        return Death(f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}", words)
+
+    def beat(self) -> object:
+        return heartbeat.beat_of(self._beats) or None
+
+    def put_down(self) -> None:
+        if self._ending is None:
+            process = process_here(self._process.pid, self._stacks)
+            self._ending = Ending([process] if process else [])
 
     def kill(self) -> None:
         self._process.kill()
         self._thread.join(timeout=10)
-
-
-class _Task:
-    """A call as a task of Ray."""
-
-    def __init__(self, ray: Any, ref: Any) -> None:  # noqa: ANN401
-        self._ray, self._ref = ray, ref
-
-    def poll(self) -> Answer | str | None:
-        if not self._ray.wait([self._ref], timeout=0)[0]:
-            return None
-        try:
-            return self._ray.get(self._ref)
-        except self._ray.exceptions.RayTaskError as error:
-            return Answer(error=SpanError("RayTaskError", str(error), str(error), user_error=False, retry=False))
-        except self._ray.exceptions.RayError as error:
-            return " ".join(str(error).split())[:600] or type(error).__name__
-
-    def kill(self) -> None:
-        self._ray.cancel(self._ref, force=True)

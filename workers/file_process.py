@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import heartbeat
+from workers.pulse import write_stacks_into
 from workers.span_worker import SpanError, describe_error, load_entry
 
 PR_SET_PDEATHSIG = 1
@@ -23,6 +25,14 @@ class Answer:
     error: SpanError | None = None
 
 
+@dataclass(frozen=True)
+class Death:
+    """A process ended without an answer. why: in a line; words: what it left, such as its last output or the stacks of its threads"""
+
+    why: str
+    words: str = ""
+
+
 def answer(entry: str, argument: object) -> Answer:
     """Call the function that `entry` names ("package.module:function"). Every exception comes back as a value."""
     try:
@@ -32,7 +42,14 @@ def answer(entry: str, argument: object) -> Answer:
 
 
 def main() -> None:
-    """Take a call from standard input, answer on standard output. Dies with its parent, and leaves Ctrl-C to it."""
+    """Take a call from standard input, answer on standard output. Dies with its parent, and leaves Ctrl-C to it.
+
+    Arguments: descriptors of the memory into which it beats (pipeline/heartbeat.py), and of that into which it writes its stacks.
+    """
+    beats, stacks = map(int, sys.argv[1:])
+    heartbeat.share(beats)
+    heartbeat.beat_on_imports()
+    write_stacks_into(stacks)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -17,10 +17,11 @@ from workers.crew import Crew, Worker
 from workers.elastic import Elastic
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.placement import Shape
+from workers.pulse import Ending
 from workers.span_worker import SpanError, SpanOutcome, SpanTask, WorkerInfo
+from workers.vigil import Vigil
 
 TICK_SECONDS = 0.05
-PROGRESS_SECONDS = 0.5
 ABORT_GRACE_SECONDS = 1.0
 START_SECONDS = 180.0
 CLUSTER_START_SECONDS = 900.0
@@ -37,6 +38,7 @@ class SpanPool:
     elastic: asked every few seconds how many there shall be; None = always as many
     retries: how many attempts a span gets in all before it is quarantined, and a worker in a row to start
     start_seconds: how long the pool may be without any worker before it gives up
+    stall_seconds: how long a worker may stand still at a span before it is killed, and the span charged one attempt; 0 = for ever
     A worker that dies, or whose node does, is started anew wherever there is room; while there is none it waits, and the others go on.
     A worker runs one span at a time, spans begin in the order of submit(). A thread of the pool's own hands them out, so workers never
     wait for the caller. Workers start in the constructor: prepare plans while they import.
@@ -53,6 +55,7 @@ class SpanPool:
         elastic: Elastic | None = None,
         retries: int = 3,
         start_seconds: float | None = None,
+        stall_seconds: float = 0.0,
     ) -> None:
         import ray
 
@@ -68,7 +71,8 @@ class SpanPool:
         self._draining = threading.Event()
         self._aborting = threading.Event()
         self._crash: Exception | None = None
-        self._next_progress = 0.0
+        self._stall_seconds = stall_seconds
+        self._vigil = Vigil(stall_seconds)
         self._crew = Crew(
             ActorMaker(shape, entry, numerics, local=cluster.local),
             workers,
@@ -251,6 +255,22 @@ class SpanPool:
             died = SpanError("WorkerDied", message, "", user_error=False, retry=True)
             self._take_error(task, died, self._last_output(info))
 
+    def _take_stall(self, worker: Worker, ending: Ending) -> None:
+        """A worker that stood still is ended: charge the span it had, and have another one."""
+        task, worker.task = worker.task, None
+        info, pulse = worker.info, worker.pulse
+        still = f"stood still for {self._stall_seconds:g} s"
+        self._crew.renew(worker, f"it {still} while it started ({ending.words()})")
+        if task is None:
+            return
+        frames = pulse.frames if pulse and pulse.key == task.key else 0
+        message = (
+            f"The worker {still} at span {task.span} of {task.workdir}, {frames} of its {task.frames} frames done, and was killed "
+            f"(workers.stall_seconds={self._stall_seconds:g}; {ending.words()})."
+        )
+        details = "\n".join(filter(None, [ending.stacks(), self._last_output(info)]))
+        self._take_error(task, SpanError("Stalled", message, "", user_error=False, retry=True), details)
+
     def _take_error(self, task: SpanTask, error: SpanError, details: str) -> None:
         """Try the span again, before all others, or give it up."""
         history = self._history.setdefault(task, [])
@@ -285,7 +305,7 @@ class SpanPool:
     def _hand_out(self) -> None:
         """Give idle workers the first pending span of their numerics class."""
         for worker in self._crew.workers:
-            if worker.lost or worker.info is None or worker.ref is not None:
+            if worker.lost or worker.info is None or worker.pulse is None or worker.task is not None:
                 continue
             with self._lock:
                 task = next((one for one in self._pending if one.numerics_class == worker.info.numerics_class), None)
@@ -295,6 +315,7 @@ class SpanPool:
                 worker.task = task
                 assert worker.started is not None
                 worker.ref = worker.started.actor.run.remote(task)
+                self._vigil.begin(worker)
                 self._events.put(Progress(task, 0, f"{worker.info.host}:{worker.info.pid}"))
         self._refuse_homeless()
 
@@ -321,30 +342,22 @@ class SpanPool:
             self._take_error(task, error, "")
 
     def _watch(self) -> None:
-        """Ask the busy workers now and then how far they are; report what has been answered."""
-        now = time.monotonic()
+        """Report how far the busy workers are, and end those that stand still."""
+        for progress in self._vigil.look(self._crew.workers):
+            self._events.put(progress)
+        for worker in self._vigil.stalled(self._crew.workers):
+            worker.ref = None  # what it still answers comes too late
+            worker.ending = Ending(worker.pulse.processes if worker.pulse else ())
         for worker in self._crew.workers:
-            if worker.asked is not None and self._ray.wait([worker.asked], timeout=0)[0]:
-                asked, worker.asked = worker.asked, None
-                try:
-                    key, frames = self._ray.get(asked)
-                except self._ray.exceptions.RayError:
-                    continue  # the worker died; its span's own answer says so
-                if worker.task is not None and worker.task.key == key and frames:
-                    self._events.put(Progress(worker.task, frames))
-        if now < self._next_progress:
-            return
-        self._next_progress = now + PROGRESS_SECONDS
-        for worker in self._crew.workers:
-            if worker.task is not None and worker.asked is None and worker.started is not None:
-                worker.asked = worker.started.actor.frames_done.options(concurrency_group="control").remote()
+            if worker.ending is not None and not worker.ending.is_alive():
+                self._take_stall(worker, worker.ending)
 
     def _kill_all(self) -> None:
         busy = [worker for worker in self._crew.workers if worker.task is not None and worker.started is not None]
         for worker in busy:
             worker.started.actor.stop.options(concurrency_group="control").remote()
-        if busy:
-            self._ray.wait([worker.ref for worker in busy], num_returns=len(busy), timeout=ABORT_GRACE_SECONDS)
+        if refs := [worker.ref for worker in busy if worker.ref is not None]:
+            self._ray.wait(refs, num_returns=len(refs), timeout=ABORT_GRACE_SECONDS)
         self._crew.end()
         for worker in self._crew.workers:
             if worker.task is not None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, SunvisorError
+from pipeline.heartbeat import beat
+from workers.pulse import Pulse, be_watched, own_pulse
 
 # An OSError that trying again does not mend.
 LASTING_ERRNOS = frozenset(
@@ -45,7 +47,7 @@ class SpanTask:
 class SpanError:
     """Why a span was not converted, as a value.
 
-    kind: the exception's class name, or WorkerDied / NumericsClass / NoWorkers from the pool
+    kind: the exception's class name, or WorkerDied / Stalled / NumericsClass / NoWorkers from the pool
     message: one sentence or more, for the user
     traceback: for the log; empty when a process died
     user_error: True when the user can mend it (InputError)
@@ -146,7 +148,7 @@ def describe_error(error: BaseException) -> SpanError:
 
 
 class SpanWorker:
-    """Runs spans, one at a time. hello() and run() share one thread; frames_done() and stop() answer meanwhile from another.
+    """Runs spans, one at a time. hello() and run() share one thread; pulse() and stop() answer meanwhile from another.
 
     entry: "pipeline.span_job:run_span", called as entry(workdir, track, span, threads=, on_frames=, should_stop=) -> dict
     numerics: "pipeline.engine:numerics_class", called without arguments -> str
@@ -155,6 +157,7 @@ class SpanWorker:
 
     def __init__(self, entry: str, numerics: str, threads: int) -> None:
         # Nothing that can fail or take long: hello() says better what went wrong.
+        be_watched()
         self._entry = entry
         self._numerics = numerics
         self._threads = threads
@@ -174,6 +177,7 @@ class SpanWorker:
         """Convert one span. Every exception of the entry comes back as a value."""
         began = time.monotonic()
         self._progress = (task.key, 0)
+        beat()
         try:
             self._check_folder(task)
             result = load_entry(self._entry)(
@@ -189,9 +193,9 @@ class SpanWorker:
             return SpanOutcome(None, None if stopped else describe_error(error), stopped, time.monotonic() - began)
         return SpanOutcome(result, None, False, time.monotonic() - began)
 
-    def frames_done(self) -> tuple[str, int]:
-        """Key of the last span begun, and how many of its frames are finished."""
-        return self._progress
+    def pulse(self) -> Pulse:
+        """The last span begun, how many of its frames are finished, and whether anything moves."""
+        return own_pulse(*self._progress)
 
     def stop(self) -> None:
         """Ask the running span, through should_stop, to end early. Every later span of this process ends early too."""

@@ -7,6 +7,8 @@ functions are those of the fused topology (pipeline/span_parts.py), and so are t
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,14 +26,27 @@ from pipeline.hardware import HOST
 from pipeline.span_job import SpanStopped, span_line, write_span
 from pipeline.span_parts import SpanCompute, SpanDecode, SpanEncode
 from pipeline.span_work import SpanWork, load_work
+from workers.actors import CONTROL
 from workers.chunks import STREAM, Incoming, sent
+from workers.pulse import Pulse, be_watched, own_pulse
 from workers.span_worker import SpanOutcome, SpanTask, SpanWorker, WorkerInfo, describe_error, load_entry, who_is_here
 
 ENCODE, COMPUTE, DECODE = range(3)
 """Places of the parts' bundles in the placement group."""
 
 
-class DecodePart:
+class Part:
+    """What the actors beside the worker have in common."""
+
+    def __init__(self) -> None:
+        be_watched()
+
+    def pulse(self) -> Pulse:
+        """Whether anything moves here; answered while it works."""
+        return own_pulse()
+
+
+class DecodePart(Part):
     """The actor that decodes."""
 
     def hello(self) -> WorkerInfo:
@@ -51,13 +66,14 @@ class DecodePart:
         yield from sent(frames(), lambda: facts[0])
 
 
-class ComputePart:
+class ComputePart(Part):
     """The actor that computes.
 
     numerics: see SpanWorker; threads: of torch inside this process
     """
 
     def __init__(self, numerics: str, threads: int) -> None:
+        super().__init__()
         self._numerics, self._threads = numerics, threads
 
     def hello(self) -> WorkerInfo:
@@ -96,6 +112,8 @@ class StreamWorker(SpanWorker):
         self._group, self._bundles = group, bundles
         self._decoder: Any = None
         self._computer: Any = None
+        self._asked: dict[int, Any] = {}
+        self._parts: dict[int, Pulse] = {}
 
     def hello(self) -> WorkerInfo:
         """Start the other parts and say who this is, with the numerics class of the one that computes.
@@ -108,6 +126,21 @@ class StreamWorker(SpanWorker):
         decoder, computer = ray.get([self._decoder.hello.remote(), self._computer.hello.remote()])
         own = who_is_here(computer.numerics_class, began)
         return next((part for part in (decoder, computer) if part.versions != own.versions), own)
+
+    def pulse(self) -> Pulse:
+        """Its own and what the other parts answered last: one of them may be busy while this waits for it."""
+        for place, part in ((DECODE, self._decoder), (COMPUTE, self._computer)):
+            asked = self._asked.get(place)
+            if asked is not None and ray.wait([asked], timeout=0)[0]:
+                del self._asked[place]
+                with contextlib.suppress(ray.exceptions.RayError):  # it is dead, and run() says so
+                    self._parts[place] = ray.get(asked)
+            if part is not None and place not in self._asked:
+                self._asked[place] = part.pulse.options(concurrency_group="control").remote()
+        every = [super().pulse(), *(one for _, one in sorted(self._parts.items()))]
+        beats = tuple(beat for one in every for beat in one.beats)
+        processes = tuple(process for one in every for process in one.processes)
+        return dataclasses.replace(every[0], beats=beats, processes=processes)
 
     def run(self, task: SpanTask) -> SpanOutcome:
         """Convert one span. Every error comes back as a value; `worn` where a part is dead or may still be busy with it."""
@@ -159,7 +192,7 @@ class StreamWorker(SpanWorker):
             "max_task_retries": 0,
         }
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, place)
-        return ray.remote(part).options(**options).remote(*args)
+        return ray.remote(concurrency_groups=CONTROL)(part).options(**options).remote(*args)
 
 
 def _work(task: SpanTask) -> SpanWork:
