@@ -29,7 +29,6 @@ from pipeline.hardware import encoder_memory
 from pipeline.proxy import proxy_in
 from pipeline.span_parts import ComputeFacts, DecodeFacts, SpanCompute, SpanDecode, SpanEncode
 from pipeline.span_work import load_work, partial_name
-from pipeline.work_budget import check_work
 
 QUEUE_FRAMES = 4
 
@@ -59,7 +58,6 @@ def run_span(
     """
     started = time.monotonic()
     work = load_work(Path(workdir), track, span)
-    check_work(work.folder, work.plan.work_limit_bytes)
     engine = engine_for(work.plan, track, threads)
     memory = encoder_memory(work.plan.encoder) if isinstance(engine, CudaEngine) else None
     decode, encode = SpanDecode(work), SpanEncode(work, threads)

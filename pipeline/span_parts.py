@@ -34,6 +34,7 @@ from pipeline.mask import MaskWriter
 from pipeline.proxy import proxy_in
 from pipeline.source import open_source
 from pipeline.span_work import SpanWork
+from pipeline.work_budget import Spending
 
 Item = TypeVar("Item")
 Planes = tuple[torch.Tensor, ...]
@@ -166,7 +167,8 @@ class SpanEncode:
     def write(self, frames: Iterator[PackedFrame], path: Path, beside: dict[str, Path]) -> None:
         """beside: where what goes with it is written, by kind. Raises ConversionError when there are too few frames or too many, and
         whatever the encoder or `frames` raises; then no file is left that was open."""
-        self._write(frames, path, beside)
+        spending = Spending(self.work.folder, self.work.plan.work_limit_bytes, (path, *beside.values()))
+        self._write(frames, path, beside, spending)
         span = self.work.span
         if len(self.levels) != span.frames:
             raise ConversionError(
@@ -175,7 +177,7 @@ class SpanEncode:
         if "stats" in beside:
             frame_stats.save(beside["stats"], frame_stats.table(span.first_frame, self._stats))
 
-    def _write(self, frames: Iterator[PackedFrame], path: Path, beside: dict[str, Path]) -> None:
+    def _write(self, frames: Iterator[PackedFrame], path: Path, beside: dict[str, Path], spending: Spending) -> None:
         frame = next(frames, None)
         if frame is None:
             return
@@ -227,6 +229,7 @@ class SpanEncode:
                     proxies.write(*frame.proxy, pts, duration)
                     self.proxy_luma.append(float(frame.proxy[0].float().mean()))
                 self._note(frame)
+                spending.ask()
                 self.seconds += time.monotonic() - started
                 frame = next(frames, None)
             if frame is not None:

@@ -96,7 +96,11 @@ def judge_calls(desk: FileDesk, folder: Path) -> None:
     assert [len(over[way].deaths) for way in ("wait", "once:wait", "once:hold", "once:stop", "slow")] == [2, 1, 1, 1, 0]
     error = over["wait"].answer.error
     assert error is not None and error.kind == "Stalled" and not error.retry
-    for way, where in (("wait", "wait_for_ever"), ("once:wait", "wait_for_ever"), ("once:hold", "hold_the_interpreter")):
+    for way, where in (
+        ("wait", "wait_for_ever"),
+        ("once:wait", "wait_for_ever"),
+        ("once:hold", "hold_the_interpreter"),
+    ):
         for death in over[way].deaths:
             assert death.startswith("stood still for 3 s and was killed (process ") and f" in {where}\n" in death
     assert "it was stopped (SIGSTOP" in over["once:stop"].deaths[0]

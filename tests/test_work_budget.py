@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from pathlib import Path
 
@@ -46,6 +47,32 @@ def test_a_file_that_outgrows_its_prediction_is_stopped_and_goes_on_later(tmp_pa
     convert(source, tmp_path / "fresh.mp4", load_config("dashcam", None, WORDS))
     assert output.read_bytes() == (tmp_path / "fresh.mp4").read_bytes()
     assert not work_folder(output).exists()
+
+
+def test_a_span_that_outgrows_it_alone_is_stopped_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lossless, some 56 KB a frame. The rest of the span is not written, and nothing of it is left."""
+    source, output = make_clip(tmp_path / "clip.mp4", frames=15, width=480, height=272), tmp_path / "o.mkv"
+    words = [*WORDS[:-1], "output.codec=ffv1", "overlay.find=false", "temporal.radius=0"]
+    conversion = start(source, output, load_config("dashcam", None, words))
+    assert isinstance(conversion, Conversion)
+    limit = 300_000
+    plan = dataclasses.replace(conversion.plan, work_limit_bytes=limit)
+    (conversion.workdir / "plan.json").write_text(plan.to_json())
+    sizes: list[int] = []
+    ask = work_budget.Spending.ask
+
+    def seen(self: work_budget.Spending) -> None:
+        sizes.append(folder_bytes(conversion.workdir))
+        ask(self)
+
+    monkeypatch.setattr(work_budget.Spending, "ask", seen)
+    before = sorted(conversion.workdir.iterdir())
+    with pytest.raises(ConversionError, match=r"o\.mkv\.work: has grown to \d+ MB, past its limit") as told:
+        do(conversion, conversion.pending[0])
+    assert not hasattr(told.value, "transient")
+    assert 3 < len(sizes) < 15 and sizes[-2] <= limit < sizes[-1] < 2 * limit
+    assert sorted(conversion.workdir.iterdir()) == before
+    conversion.close()
 
 
 def test_the_reserve_of_a_disk_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,16 +65,13 @@ class Crew:
         for worker in self.workers:
             if worker.lost:
                 continue
-            if alone and self.is_late(worker):
-                self.lose(
-                    worker, f"A worker did not start within {self._start_seconds:.0f} s. {worker.trouble}".strip()
-                )
-            elif worker.started is None and now >= worker.retry_at:
+            if worker.started is None and now >= worker.retry_at:
                 self._start(worker)
-            elif worker.started is not None and worker.pulse is None and self.is_late(worker) and now >= worker.look_at:
+            elif worker.started is None and alone and self.is_late(worker):
+                self._lose_late(worker)
+            elif worker.started is not None and self._is_silent(worker) and now >= worker.look_at:
                 worker.look_at = now + LOOK_SECONDS
-                if worker.started.is_up():
-                    self.renew(worker, f"it was there and said nothing for {self._start_seconds:.0f} s")
+                self._take_silence(worker, alone)
 
     def is_late(self, worker: Worker) -> bool:
         """It should have come up by now. Where others work it may come later still, when there is room for it."""
@@ -93,6 +90,11 @@ class Crew:
         if worker.failed_starts >= self._retries:
             self.lose(worker, f"A worker could not start: {trouble}")
 
+    def renew_hung(self, worker: Worker, trouble: str) -> None:
+        """The same for one that hung; the next one gets the whole time to start."""
+        worker.began = time.monotonic()
+        self.renew(worker, trouble)
+
     def lose(self, worker: Worker, reason: str) -> None:
         """Give a worker up for good; the others go on."""
         worker.lost, worker.ref = True, None
@@ -105,6 +107,21 @@ class Crew:
             self._end(worker)
         if self._elastic is not None:
             self._elastic.close()
+
+    def _take_silence(self, worker: Worker, alone: bool) -> None:
+        """A worker has not said a word for so long: make it anew where it is there; where it is not, others are all that may be waited for."""
+        assert worker.started is not None
+        if worker.started.is_up():
+            self.renew_hung(worker, f"it was there and said nothing for {self._start_seconds:.0f} s")
+        elif alone:
+            self._lose_late(worker)
+
+    def _is_silent(self, worker: Worker) -> bool:
+        """It should have come up by now, and has not said a word. One that has is watched by the pool (workers/vigil.py)."""
+        return worker.pulse is None and self.is_late(worker)
+
+    def _lose_late(self, worker: Worker) -> None:
+        self.lose(worker, f"A worker did not start within {self._start_seconds:.0f} s. {worker.trouble}".strip())
 
     def _start(self, worker: Worker) -> Worker:
         """For the first time, or in the place of one that has ended."""

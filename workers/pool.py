@@ -72,13 +72,14 @@ class SpanPool:
         self._aborting = threading.Event()
         self._crash: Exception | None = None
         self._stall_seconds = stall_seconds
-        self._vigil = Vigil(stall_seconds)
+        start_seconds = start_seconds or (START_SECONDS if cluster.local else CLUSTER_START_SECONDS)
+        self._vigil = Vigil(stall_seconds, start_seconds)
         self._crew = Crew(
             ActorMaker(shape, entry, numerics, local=cluster.local),
             workers,
             elastic=elastic,
             retries=retries,
-            start_seconds=start_seconds or (START_SECONDS if cluster.local else CLUSTER_START_SECONDS),
+            start_seconds=start_seconds,
         )
         self._thread = threading.Thread(target=self._serve, name="span-pool", daemon=True)
         self._thread.start()
@@ -260,7 +261,7 @@ class SpanPool:
         task, worker.task = worker.task, None
         info, pulse = worker.info, worker.pulse
         still = f"stood still for {self._stall_seconds:g} s"
-        self._crew.renew(worker, f"it {still} while it started ({ending.words()})")
+        self._crew.renew_hung(worker, f"it {still} while it started ({ending.words()})")
         if task is None:
             return
         frames = pulse.frames if pulse and pulse.key == task.key else 0

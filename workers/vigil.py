@@ -17,13 +17,15 @@ class Vigil:
     """Watches workers while they start, once they have answered at all, and while they have a span. None of the methods waits.
 
     stall_seconds: how long one may stand still; 0 = for ever
+    start_seconds: the least that one gets that has not said who it is: libraries as large as PyTorch are read in one piece
     """
 
-    def __init__(self, stall_seconds: float) -> None:
+    def __init__(self, stall_seconds: float, start_seconds: float) -> None:
         import ray
 
         self._ray = ray
         self._watchdog = Watchdog(stall_seconds)
+        self._start_seconds = start_seconds
         self._next_ask = 0.0
 
     def look(self, workers: Sequence[Worker]) -> Iterator[Progress]:
@@ -54,7 +56,7 @@ class Vigil:
             if worker.ending is None
             and not worker.lost
             and (worker.task is not None or worker.info is None)
-            and self._watchdog.stands_still(worker)
+            and self._watchdog.stands_still(worker, self._start_seconds if worker.info is None else 0.0)
         ]
 
     def _take(self, worker: Worker, pulse: Pulse) -> Iterator[Progress]:
