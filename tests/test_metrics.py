@@ -25,6 +25,7 @@ from workers.span_worker import SpanError, SpanTask
 ROOT = Path(__file__).resolve().parents[1]
 BOARD = ROOT / "configs" / "cluster" / "grafana_sunvisor.json"
 DIED = SpanError("WorkerDied", "The worker died.", "", user_error=False, retry=True)
+STALLED = SpanError("Stalled", "The worker stood still.", "", user_error=False, retry=True)
 BROKEN = SpanError("ConversionError", "It is broken.", "", user_error=False, retry=False)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -67,13 +68,15 @@ def line(decode: float, compute: float, encode: float, size: int) -> dict:
 
 
 def happenings() -> list[Event]:
-    """Three spans of a.mp4, whose first kills its worker once; the only span of b.mp4 is given up."""
+    """Three spans of a.mp4, whose first kills its worker once and then hangs once; the only span of b.mp4 is given up."""
     first, second, third, only = task("/w/a", 0), task("/w/a", 1), task("/w/a", 2, 50), task("/w/b", 0)
     return [
         Progress(first, 0, "box:11"),
         Progress(second, 0, "box:12"),
         Retrying(first, DIED, 1),
         Progress(first, 0, "box:13"),
+        Retrying(first, STALLED, 2),
+        Progress(first, 0, "box:14"),
         Done(second, line(1.0, 9.0, 4.0, 1000), 10.0),
         Done(first, line(2.0, 18.0, 8.0, 3000), 20.0),
         Progress(only, 0, "box:12"),
@@ -137,8 +140,9 @@ def test_the_numbers_served_are_what_happened(tmp_path: Path) -> None:
     for (name, label, value), number in wanted.items():
         assert end[name, ((label, value),)] == pytest.approx(number), (name, value)
     plain = {
-        "span_retries_total": 1,
+        "span_retries_total": 2,
         "worker_deaths_total": 1,
+        "span_stalls_total": 1,
         "frames_total": 250,
         "frames_planned": 450,
         "frames_reused": 100,
@@ -154,7 +158,7 @@ def test_the_numbers_served_are_what_happened(tmp_path: Path) -> None:
     for name, number in plain.items():
         assert end[f"sunvisor_{name}", ()] == pytest.approx(number), name
     assert middle["sunvisor_workers_busy", ()] == 1
-    rate = (200 + 30) / 9  # frames since the first event, a second before which nothing was known
+    rate = (200 + 30) / 11  # frames since the first event, a second before which nothing was known
     assert middle["sunvisor_frames_per_second", ()] == pytest.approx(rate)
     assert middle["sunvisor_eta_seconds", ()] == pytest.approx((450 - 100 - 230) / rate)
     assert end["sunvisor_last_event_timestamp_seconds", ()] >= end["sunvisor_run_start_timestamp_seconds", ()] > 1e9

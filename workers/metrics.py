@@ -79,6 +79,9 @@ class Metrics:
         self._alive = gauge("workers_alive", "Workers that are ready or busy now.")
         self._busy = gauge("workers_busy", "Workers that convert a span now.")
         self._deaths = counter("worker_deaths", "Processes of workers that ended in the middle of a span.")
+        self._stalls = counter(
+            "span_stalls", "Attempts at spans that ended because nothing moved for workers.stall_seconds."
+        )
         self._span_bytes = counter("span_bytes", "Bytes of span files written, with what is written beside them.")
         self._output_bytes = counter("output_bytes", "Bytes of outputs published.")
         self._span_seconds = Histogram(
@@ -150,10 +153,10 @@ class Metrics:
             self._take(event)
         elif isinstance(event, Retrying):
             self._retries.inc()
-            self._count_death(event.error)
+            self._count_loss(event.error)
         elif isinstance(event, Failed):
             self._spans.labels("failed").inc()
-            self._count_death(event.error)
+            self._count_loss(event.error)
         self._busy.set(len(self._running))
         self._fps.set(self._tally.fps())
         eta = self._tally.eta_seconds()
@@ -186,9 +189,11 @@ class Metrics:
         for stage, share in self._shares.shares().items():
             self._share.labels(stage).set(share)
 
-    def _count_death(self, error: SpanError) -> None:
+    def _count_loss(self, error: SpanError) -> None:
         if error.kind == "WorkerDied":
             self._deaths.inc()
+        elif error.kind == "Stalled":
+            self._stalls.inc()
 
     def _move(self, before: str, after: str) -> None:
         self._states[before] -= 1
