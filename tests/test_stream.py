@@ -116,6 +116,25 @@ def test_the_same_bytes_whichever_part_is_killed(
     wait_until_gone(family, 20)
 
 
+@pytest.mark.long
+def test_a_part_that_stands_still_is_noticed_and_all_of_its_worker_ends(
+    clip: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    words = [*WORDS, "workers.topology=stream", "workers.threads=1", "workers.stall_seconds=10"]
+    run = Run(clip, tmp_path / "o.mp4", words, ("--workers", "1"))
+    try:
+        assert run.wait_until(lambda: run.lines() >= 1 and bool(run.parts()))
+        parts = parts_of(run)
+        os.kill(parts["DecodePart"], signal.SIGSTOP)
+        run.finish()
+        wait_until_gone(set(parts.values()), 30)
+    finally:
+        run.process.kill()
+        run.process.communicate()
+    assert "stood still for 10 s at span" in run.stderr and "it was stopped (SIGSTOP" in run.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == expected
+
+
 def test_the_topology_is_no_result_setting() -> None:
     fused, stream = (load_config(None, None, [f"workers.topology={one}"]) for one in ("fused", "stream"))
     assert result_settings(fused) == result_settings(stream)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from configs.schema import load_config
+from pipeline.convert import convert
+from tests.clips import make_clip
 from tests.hanging import CLASS
+from workers import batch as batches
+from workers import pulse
 from workers.cluster import Cluster, connect
 from workers.events import Done, Event, Failed, Retrying
+from workers.failures import Failures
 from workers.file_desk import Ended, FileDesk
+from workers.file_process import Answer
+from workers.jobs import Job
+from workers.listeners import Listeners
 from workers.pool import SpanPool
-from workers.span_worker import SpanTask
+from workers.progress import ProgressDisplay
+from workers.pulse import process_here
+from workers.span_worker import SpanError, SpanTask
 from workers.watchdog import Watchdog
 
 PATIENCE_SECONDS = 280.0
@@ -89,18 +104,15 @@ def ended(desk: FileDesk, count: int) -> dict[str, Ended]:
 
 def judge_calls(desk: FileDesk, folder: Path) -> None:
     """Calls that stand still in all ways, side by side with one that is slow."""
-    for way in ("wait", "once:wait", "once:hold", "once:stop", "slow"):
+    ways = ("wait", "once:hold", "once:stop", "slow")
+    for way in ways:
         desk.begin("plan", way, "tests.hanging:call", (way, str(folder / way)))
-    over = ended(desk, 5)
-    assert [over[way].answer.error for way in ("once:wait", "once:hold", "once:stop", "slow")] == [None] * 4
-    assert [len(over[way].deaths) for way in ("wait", "once:wait", "once:hold", "once:stop", "slow")] == [2, 1, 1, 1, 0]
+    over = ended(desk, 4)
+    assert [over[way].answer.error for way in ways[1:]] == [None] * 3
+    assert [len(over[way].deaths) for way in ways] == [2, 1, 1, 0]
     error = over["wait"].answer.error
     assert error is not None and error.kind == "Stalled" and not error.retry
-    for way, where in (
-        ("wait", "wait_for_ever"),
-        ("once:wait", "wait_for_ever"),
-        ("once:hold", "hold_the_interpreter"),
-    ):
+    for way, where in (("wait", "wait_for_ever"), ("once:hold", "hold_the_interpreter")):
         for death in over[way].deaths:
             assert death.startswith("stood still for 3 s and was killed (process ") and f" in {where}\n" in death
     assert "it was stopped (SIGSTOP" in over["once:stop"].deaths[0]
@@ -128,6 +140,21 @@ def test_a_machine_that_slept_kills_nobody(tmp_path: Path) -> None:
     assert ended(desk, 1)["a"].answer.value == pid
 
 
+def test_what_is_said_of_a_file_whose_processes_stood_still(tmp_path: Path) -> None:
+    error = SpanError("Stalled", "stood still for 3 s and was killed (it waits)", "stacks", False, False)
+    deaths = ("killed by SIGSEGV", f"{error.message}\nstacks")
+    failures = Failures(Listeners(ProgressDisplay(stream=io.StringIO()), load_config("dashcam").workers))
+    job = Job(Path("/card/a.mp4"), tmp_path / "a.mp4")
+    report = failures.told(job, Ended("join", str(job.output), Answer(error=error), deaths), "joined")
+    assert (report.status, report.exit_code) == ("failed", 1)
+    assert report.error == (
+        f"/card/a.mp4: each process in which it was joined died or stood still (2 attempts; the last: {error.message}; log in "
+        f"{tmp_path}/a.mp4.error.log); the file is damaged, or a disk or network share does not answer; where it is only slow, raise "
+        "workers.stall_seconds."
+    )
+    assert (tmp_path / "a.mp4.error.log").read_text() == f"Attempt 1: {deaths[0]}\nAttempt 2: {deaths[1]}\n"
+
+
 # --- workers ------------------------------------------------------------------------------------------------------------
 
 
@@ -146,8 +173,25 @@ def test_calls_on_ray(cluster: Cluster, tmp_path: Path) -> None:
         desk.close()
 
 
+def test_a_process_of_another_node_is_ended_there(cluster: Cluster) -> None:
+    """By a task; this is its node too."""
+    import ray
+
+    child = subprocess.Popen(["sleep", "1000"])
+    here = process_here(child.pid, stacks=-1)
+    assert here is not None
+    process = dataclasses.replace(here, node=ray.get_runtime_context().get_node_id())
+    os.kill(child.pid, signal.SIGSTOP)
+    found = pulse._end_elsewhere(dataclasses.replace(process, started=process.started - 1))
+    assert found.words == "it was gone already" and child.poll() is None  # the number is another process's now
+    found = pulse._end_elsewhere(process)
+    assert child.wait(10) == -signal.SIGKILL and found.words.startswith("it was stopped")
+    nowhere = dataclasses.replace(process, node="f" * 56)
+    assert pulse._end_elsewhere(nowhere).words.startswith("its node could not be asked")
+
+
 def test_a_worker_that_stands_still_costs_its_span_one_attempt(cluster: Cluster, tmp_path: Path) -> None:
-    ways = ["wait", "once:wait", "once:hold", "once:stop", "slow", "pass"]
+    ways = ["wait", "once:hold", "once:stop", "slow", "pass"]
     (tmp_path / "ways").write_text(" ".join(ways))
     tasks = [SpanTask(f"k{number}", str(tmp_path), 0, number, 10, CLASS) for number in range(len(ways))]
     events: list[Event] = []
@@ -167,12 +211,38 @@ def test_a_worker_that_stands_still_costs_its_span_one_attempt(cluster: Cluster,
             events.append(event)
             assert time.monotonic() - began < PATIENCE_SECONDS
     ends = {event.task.span: event for event in events if isinstance(event, Done | Failed)}
-    assert [type(ends[number]) for number in range(6)] == [Failed, *[Done] * 5]
+    assert [type(ends[number]) for number in range(5)] == [Failed, *[Done] * 4]
     retried = {event.task.span: event.error for event in events if isinstance(event, Retrying)}
-    assert sorted(retried) == [0, 1, 2, 3] and {error.kind for error in retried.values()} == {"Stalled"}
+    assert sorted(retried) == [0, 1, 2] and {error.kind for error in retried.values()} == {"Stalled"}
     poison = ends[0]
     assert isinstance(poison, Failed) and poison.attempts == 2 and poison.log.count(" in wait_for_ever\n") == 2
     assert poison.error.message.startswith(
         f"The worker stood still for 3 s at span 0 of {tmp_path}, 7 of its 10 frames done, and was killed "
     )
-    assert "it was stopped (SIGSTOP" in retried[3].message
+    assert "it was stopped (SIGSTOP" in retried[2].message
+
+
+def test_a_decoder_that_hangs_once_costs_no_byte_and_one_that_always_hangs_costs_its_file(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """True conversions on true workers."""
+    good = make_clip(tmp_path / "card" / "good.mp4", frames=45, width=64, height=48, gop=40, audio=True)
+    poison = make_clip(tmp_path / "card" / "poison.mp4", frames=15, width=64, height=48)
+    words = ["model=neutral", "span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
+    words += ["workers.count=2", "workers.threads=1", "workers.retries=2", "workers.stall_seconds=6"]
+    config = load_config("dashcam", None, words)
+    convert(good, tmp_path / "expected.mp4", config)
+    monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
+    monkeypatch.setattr(batches, "RUN_SPAN", "tests.hanging:run_span")
+    out = tmp_path / "out"
+    report = batches.run_batch([Job(one, out / one.name) for one in (good, poison)], config)
+    done, failed = report.files
+    assert (done.status, failed.status, report.exit_code) == ("done", "failed", 1)
+    assert (out / "good.mp4").read_bytes() == (tmp_path / "expected.mp4").read_bytes()
+    assert (out / "hung").exists() and "good.mp4: span " in capfd.readouterr().err
+    error = failed.error or ""
+    assert "stood still for 6 s at span " in error and "(2 attempts; log in " in error
+    log = Path(error.split("log in ")[1].rstrip(")"))
+    assert log.parent == out / "poison.mp4.work" and log.read_text().count(" in wait_for_ever\n") == 2
+    assert sorted(path.name for path in out.iterdir()) == ["good.mp4", "hung", "poison.mp4.work"]
+    assert not list(log.parent.glob("*.mp4"))

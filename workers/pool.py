@@ -17,7 +17,7 @@ from workers.crew import Crew, Worker
 from workers.elastic import Elastic
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.placement import Shape
-from workers.pulse import Ending
+from workers.pulse import Ending, last_output
 from workers.span_worker import SpanError, SpanOutcome, SpanTask, WorkerInfo
 from workers.vigil import Vigil
 
@@ -27,7 +27,6 @@ START_SECONDS = 180.0
 CLUSTER_START_SECONDS = 900.0
 """How long a pool waits for its first worker; on a cluster a node may have to be bought first."""
 ONE_CPU = Shape("fused", 1, ({"CPU": 1.0},))
-LOG_TAIL_BYTES = 4000
 
 
 class SpanPool:
@@ -254,7 +253,7 @@ class SpanPool:
             where = f"process {info.pid} on {info.host}" if info else "process"
             message = f"The worker ({where}) died while it converted span {task.span} of {task.workdir}: {reason}"
             died = SpanError("WorkerDied", message, "", user_error=False, retry=True)
-            self._take_error(task, died, self._last_output(info))
+            self._take_error(task, died, last_output(self._session_dir, info.pid if info else None))
 
     def _take_stall(self, worker: Worker, ending: Ending) -> None:
         """A worker that stood still is ended: charge the span it had, and have another one."""
@@ -269,7 +268,8 @@ class SpanPool:
             f"The worker {still} at span {task.span} of {task.workdir}, {frames} of its {task.frames} frames done, and was killed "
             f"(workers.stall_seconds={self._stall_seconds:g}; {ending.words()})."
         )
-        details = "\n".join(filter(None, [ending.stacks(), self._last_output(info)]))
+        said = last_output(self._session_dir, info.pid if info else None)
+        details = "\n".join(filter(None, [ending.stacks(), said]))
         self._take_error(task, SpanError("Stalled", message, "", user_error=False, retry=True), details)
 
     def _take_error(self, task: SpanTask, error: SpanError, details: str) -> None:
@@ -364,17 +364,6 @@ class SpanPool:
             if worker.task is not None:
                 self._close(worker.task, None)
                 worker.task = None
-
-    def _last_output(self, info: WorkerInfo | None) -> str:
-        """The end of what a dead worker of our own Ray wrote: x265's words, or the stack of a segmentation fault."""
-        if info is None or self._session_dir is None:
-            return ""
-        parts = []
-        for path in sorted((self._session_dir / "logs").glob(f"worker-*-{info.pid}.*")):
-            text = path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-            if text:
-                parts.append(f"{path.name}:\n{text}")
-        return "\n".join(parts)
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pipeline.heartbeat import beat_on_imports, last_beat
 
 STACKS_SECONDS = 1.0
 STACKS_BYTES = 20_000
+LOG_TAIL_BYTES = 4000
 GONE_SECONDS = 5.0
 ELSEWHERE_SECONDS = 30.0
 """How long another node may take to end a process there."""
@@ -124,6 +125,21 @@ def end_process(process: Process) -> Found:
             return Found(f"{words}; it has been killed, and goes when the kernel lets it", stacks)
         time.sleep(0.02)
     return Found(words, stacks)
+
+
+def last_output(session_dir: Path | None, pid: int | None) -> str:
+    """The end of what a dead worker of our own Ray wrote: x265's words, or the stack of a segmentation fault. Empty where nothing is known.
+
+    session_dir: of that Ray
+    """
+    if session_dir is None or pid is None:
+        return ""
+    parts = []
+    for path in sorted((session_dir / "logs").glob(f"worker-*-{pid}.*")):
+        text = path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        if text:
+            parts.append(f"{path.name}:\n{text}")
+    return "\n".join(parts)
 
 
 class Ending(threading.Thread):
