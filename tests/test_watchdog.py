@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from pipeline.convert import convert
 from tests.clips import make_clip
 from tests.hanging import CLASS
 from workers import batch as batches
+from workers import crew as crews
 from workers import pulse
+from workers import vigil as vigils
 from workers.cluster import Cluster, connect
+from workers.crew import Worker
 from workers.events import Done, Event, Failed, Retrying
 from workers.failures import Failures
 from workers.file_desk import Ended, FileDesk
@@ -86,6 +90,77 @@ def test_0_seconds_is_never() -> None:
     dog = Watchdog(0.0, clock)
     watch(dog, clock, 1e4, {"a": 1})
     assert not dog.stands_still("a")
+
+
+# --- starting ------------------------------------------------------------------------------------------------------------
+
+
+class FakeRay:
+    """Whose references are the answers, or None where there will be none."""
+
+    exceptions = types.SimpleNamespace(RayError=RuntimeError)
+
+    @staticmethod
+    def wait(refs: list[list], timeout: float) -> tuple[list, list]:
+        return [ref for ref in refs if ref], [ref for ref in refs if not ref]
+
+    @staticmethod
+    def get(ref: list) -> object:
+        return ref[0]
+
+
+class FakeStarted:
+    """A worker's actor: `up` as Ray says; it answers `said`, or nothing."""
+
+    def __init__(self, up: bool, said: list) -> None:
+        self.up, self.said, self.ended = up, said, False
+        self.actor = types.SimpleNamespace(hello=types.SimpleNamespace(remote=lambda: []))
+
+    def ask(self) -> list:
+        return self.said
+
+    def is_up(self) -> bool:
+        return self.up
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def test_a_worker_that_starts_and_never_says_who_it_is_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(vigils, "ASK_SECONDS", 0.0)
+    vigil = vigils.Vigil(5.0, start_seconds=20.0)
+    vigil._ray, vigil._watchdog = FakeRay, Watchdog(5.0, clock)
+    silent, hung, slow = (Worker(started=FakeStarted(True, [])) for _ in range(3))
+    for second in range(40):
+        clock.now += 1.0
+        hung.started.said = [pulse.Pulse("", 0, (7,), ())]
+        slow.started.said = [pulse.Pulse("", 0, (second // 15,), ())]
+        assert list(vigil.look([silent, hung, slow])) == []
+        assert vigil.stalled([silent, hung, slow]) == ([hung] if second > 21 else []), second
+    hung.pulse = None  # as when it is made anew
+    list(vigil.look([hung]))
+    assert vigil.stalled([hung]) == []
+
+
+def test_a_worker_without_a_word_is_made_anew_where_it_is_there_and_else_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crews, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(crews, "RESTART_PAUSE_SECONDS", 0.0)
+    made: list[FakeStarted] = []
+
+    def start() -> FakeStarted:
+        made.append(FakeStarted(len(made) < 2, []))
+        return made[-1]
+
+    crew = crews.Crew(types.SimpleNamespace(start=start), 1, elastic=None, retries=5, start_seconds=0.05)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not crew.workers[0].lost and time.monotonic() < deadline:
+        crew.tend(1)
+        time.sleep(0.01)
+    assert [one.ended for one in made] == [True] * 3  # two that were there, then one that did not come
+    assert list(crew.losses) == ["A worker did not start within 0 s. it was there and said nothing for 0 s"]
 
 
 # --- whole files --------------------------------------------------------------------------------------------------------
@@ -186,7 +261,7 @@ def test_a_process_of_another_node_is_ended_there(cluster: Cluster) -> None:
     assert found.words == "it was gone already" and child.poll() is None  # the number is another process's now
     found = pulse._end_elsewhere(process)
     assert child.wait(10) == -signal.SIGKILL and found.words.startswith("it was stopped")
-    nowhere = dataclasses.replace(process, node="f" * 56)
+    nowhere = dataclasses.replace(process, node="e" * 56)
     assert pulse._end_elsewhere(nowhere).words.startswith("its node could not be asked")
 
 

@@ -115,6 +115,7 @@ class FileDesk:
         chosen = [one for one in self._open if one.kind == kind]
         for one in chosen:
             one.call.kill()
+            self._watchdog.forget(one.call)
             self._open.remove(one)
         return [one.key for one in chosen]
 
