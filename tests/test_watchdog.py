@@ -301,6 +301,7 @@ def test_a_decoder_that_hangs_once_costs_no_byte_and_one_that_always_hangs_costs
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """True conversions on true workers."""
+    (tmp_path / "card").mkdir()
     good = make_clip(tmp_path / "card" / "good.mp4", frames=45, width=64, height=48, gop=40, audio=True)
     poison = make_clip(tmp_path / "card" / "poison.mp4", frames=15, width=64, height=48)
     words = ["model=neutral", "span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
