@@ -85,12 +85,15 @@ def test_ctrl_c_ends_both_processes_and_the_waiting_one_is_light(tmp_path: Path)
         "sys.exit(code if not heavy else f'{heavy} imported')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until = time.monotonic() + 120
-    while path.read_bytes() == b"video" or not path.read_text():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    try:
+        until = time.monotonic() + 240
+        while path.read_bytes() == b"video" or not path.read_text():
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert (process.returncode, said) == (130, "interrupted\n")
     with pytest.raises(ProcessLookupError):
         os.kill(int(path.read_text()), 0)
