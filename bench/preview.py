@@ -129,8 +129,9 @@ async def play(client: Client, seconds: float, pid: int) -> dict[str, Any]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that lies in RAM."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    """Memory in RAM of the server, which is the child of the process that the command started."""
+    server = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+    return int(Path(f"/proc/{server}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 async def serve_and_measure(clip: Path, profile: str, measure: Callable[[Client, float, int], Any]) -> Any:  # noqa: ANN401

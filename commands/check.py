@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from commands.shared import add_command, print_json
-from pipeline.errors import InputError
+from workers.apart import Compared, Inspected, call_apart
+
+INSPECT_FILE = "workers.file_work:inspect_file"
+VERIFY_FILE = "workers.file_work:verify_file"
 
 
 def add_inspect(commands: Any) -> None:  # noqa: ANN401
@@ -46,19 +48,7 @@ def add_verify(commands: Any) -> None:  # noqa: ANN401
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from pipeline.describe import describe, describe_text
-
-    facts = describe(args.file, fps=args.fps)
-    text = describe_text(facts)
-    if args.overlay is not None:
-        from pipeline.overlay_view import write_overlay_view
-
-        found, bonnet = write_overlay_view(args.file, args.overlay, args.fps)
-        boxes = [[box.x, box.y, box.width, box.height] for box in found]
-        facts |= {"overlays": boxes, "bonnet": bonnet}
-        places = "; ".join("x {} y {}, {}x{}".format(*box) for box in boxes)
-        text += f"\nburnt-in text: {places or 'none found'} (drawn into {args.overlay})"
-        text += f"\nbonnet: {'found, exclude.find=true keeps it as it is' if bonnet else 'none found'}"
+    facts, text = call_apart(INSPECT_FILE, Inspected(args.file, args.fps, args.overlay), args.file, "looked at")
     if args.json:
         print_json(facts)
     else:
@@ -67,11 +57,9 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from pipeline.verify import verify
-
     with TemporaryDirectory() as folder:
-        source = _as_video(args.source, args.output, Path(folder))
-        report = replace(verify(source, args.output, full=args.full), source=str(args.source))
+        asked = Compared(args.source, args.output, args.full, Path(folder))
+        report = call_apart(VERIFY_FILE, asked, args.output, "compared with its source")
     if args.json:
         print_json(report.to_dict())
     else:
@@ -80,23 +68,3 @@ def _verify(args: argparse.Namespace) -> int:
             sys.stdout.write(f"{'ok  ' if check.ok else 'FAIL'} {told}\n")
         sys.stdout.write("verified\n" if report.ok else "not a true conversion\n")
     return 0 if report.ok else 1
-
-
-def _as_video(source: Path, output: Path, folder: Path) -> Path:
-    """The source itself; for numbered pictures the file that stands for them, made in `folder` with the output's frame rate."""
-    from pipeline.sequence import find_runs, is_picture, run_of, wrap
-    from pipeline.source import open_source
-
-    if source.is_dir():
-        runs = find_runs(source)
-        if len(runs) > 1:
-            first = ", ".join(str(run.files[0]) for run in runs[:5])
-            raise InputError(f"{source}: holds {len(runs)} runs of pictures; name the first picture of one: {first}.")
-        run = runs[0]
-    elif source.is_file() and is_picture(source):
-        run = run_of(source)
-    else:
-        return source
-    with open_source(output) as made:
-        rate = made.streams.video[0].average_rate if made.streams.video else None
-    return wrap(run, run.rate(rate), folder / "pictures.mov")

@@ -145,22 +145,26 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _show_plans(args: argparse.Namespace, config: Config, jobs: list[Job]) -> int:
-    from pipeline.report import plan_facts, print_plan
+    from pipeline.file_report import FileReport
+    from pipeline.report import print_plan
     from workers.batch import plan_batch
 
-    prepared, reports = plan_batch(jobs, config)
-    console = Console(stderr=args.json)
-    for item in prepared:
-        if not args.json:
-            print_plan(console, item)
+    console = Console()
+    plans, reports = [], []
+    for answer in plan_batch(jobs, config):
+        if isinstance(answer, FileReport):
+            reports.append(answer)
+        elif args.json:
+            plans.append(answer)
+        else:
+            print_plan(console, answer)
     if args.json:
-        print_json(
-            {"plans": [plan_facts(item) for item in prepared], "files": [report.to_dict() for report in reports]}
-        )
+        print_json({"plans": plans, "files": [report.to_dict() for report in reports]})
     else:
         for report in reports:
             ERRORS.print(f"{report.source}: {report.status}: {report.error}")
-    return max([report.exit_code for report in reports], default=0)
+    codes = {report.exit_code for report in reports}
+    return 1 if 1 in codes else max(codes, default=0)
 
 
 def _run(

@@ -13,6 +13,8 @@ AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}
 
 HEVC_SPS = 33
 AV1_SEQUENCE_HEADER = 1
+MAX_HEADER_BYTES = 8192
+"""A sequence header takes some hundred bytes, and about 4,000 with every table that it may have; each bit read costs time by its length."""
 PRORES_FRAME = b"icpf"
 PRORES_COLOURS = 18
 """Bytes from that word, which stands after the frame's size, to the code of its primaries."""
@@ -30,9 +32,10 @@ class SignalTags:
 
 
 class BitReader:
-    """Bits of a byte string, most significant first. Reading past the end raises ValueError."""
+    """Bits of a byte string, most significant first. Reading past the end, or past MAX_HEADER_BYTES, raises ValueError."""
 
     def __init__(self, data: bytes) -> None:
+        data = data[:MAX_HEADER_BYTES]
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 
@@ -103,6 +106,8 @@ def hevc_parameter_units(record: bytes) -> list[bytes]:
         count = int.from_bytes(record[at + 1 : at + 3], "big")
         at += 3
         for _ in range(count):
+            if at + 2 > len(record):
+                return units
             length = int.from_bytes(record[at : at + 2], "big")
             units.append(record[at + 2 : at + 2 + length])
             at += 2 + length

@@ -18,6 +18,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipeline import moov
 from pipeline.encoder_choice import LIMITED_RANGE, open_for_siting
 from pipeline.errors import ConversionError
 from pipeline.hdr10 import ContentLight, MasteringDisplay
@@ -189,18 +190,10 @@ def read_boxes(init: bytes, track: int = 0) -> TrackBoxes:
 def read_moov(path: Path) -> bytes:
     """The moov box of an mp4 or mov file, with its header, read without touching the media data. ConversionError when it has none."""
     with path.open("rb") as file:
-        while len(head := file.read(16)) >= 8:
-            size = int.from_bytes(head[:4], "big")
-            if size == 1:
-                size = int.from_bytes(head[8:16], "big")
-            start = file.tell() - len(head)
-            if head[4:8] == b"moov":
-                file.seek(start)
-                return file.read(size) if size else file.read()
-            if size < 8:
-                break
-            file.seek(start + size)
-    raise ConversionError(f"{path}: no moov box; the file is not a finished mp4 or mov.")
+        found = moov.read_moov(file)
+    if found is None:
+        raise ConversionError(f"{path}: no moov box; the file is not a finished mp4 or mov.")
+    return found[1]
 
 
 def _walk(data: bytes, start: int, end: int) -> Iterator[Box]:
@@ -228,22 +221,24 @@ def _child(data: bytes, parent: Box, kind: str) -> Box:
 
 def _first_entry(data: bytes, track: int) -> list[Box]:
     """moov, trak, mdia, minf, stbl, stsd and the first sample entry of the `track`-th video track."""
-    moov = next((box for box in _walk(data, 0, len(data)) if box.kind == "moov"), None)
-    if moov is None:
+    top = next((box for box in _walk(data, 0, len(data)) if box.kind == "moov"), None)
+    if top is None:
         raise ConversionError(f"No moov box in {len(data)} bytes.")
     number = 0
-    for trak in _walk(data, moov.body, moov.end):
+    for trak in _walk(data, top.body, top.end):
         if trak.kind != "trak":
             continue
         handler = _child(data, _child(data, trak, "mdia"), "hdlr")
         if data[handler.body + 8 : handler.body + 12] != b"vide":
             continue
         if number == track:
-            path = [moov, trak]
+            path = [top, trak]
             for kind in TRACK_TO_ENTRIES:
                 path.append(_child(data, path[-1], kind))
-            path.append(next(_walk(data, path[-1].body + 8, path[-1].end)))
-            return path
+            entry = next(_walk(data, path[-1].body + 8, path[-1].end), None)
+            if entry is None:
+                raise ConversionError(f"The stsd box at byte {path[-1].start} holds no sample entry.")
+            return [*path, entry]
         number += 1
     raise ConversionError(f"The file has {number} video tracks; there is no number {track}.")
 

@@ -56,11 +56,7 @@ def read_container_tags(path: Path, track: int, track_id: int) -> ContainerTags 
 def _sample_entry(data: bytes, track_id: int) -> ContainerTags | None:
     top = next(moov.boxes(data, 0, len(data)))
     for track in moov.boxes(data, top.body, top.end):
-        header = moov.inside(data, track, b"tkhd") if track.kind == b"trak" else None
-        if header is None:
-            continue
-        at = header.body + (20 if data[header.body] else 12)
-        if int.from_bytes(data[at : at + 4], "big") != track_id:
+        if track.kind != b"trak" or moov.track_id(data, track) != track_id:
             continue
         table = moov.inside(data, track, b"mdia", b"minf", b"stbl", b"stsd")
         entry = next(moov.boxes(data, table.body + 8, table.end), None) if table else None

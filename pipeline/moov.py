@@ -93,7 +93,8 @@ def track_tags(file: BinaryIO) -> dict[int, str]:
             tags[track_id(data, track)] = data[entry.body + 12 : entry.body + 16].decode("latin-1")
         names = inside(data, track, b"tref", b"chap")
         if names is not None:
-            chapters |= {one for (one,) in struct.iter_unpack(">I", data[names.body : names.end])}
+            whole = (names.end - names.body) // 4 * 4
+            chapters |= {one for (one,) in struct.iter_unpack(">I", data[names.body : names.body + whole])}
     return tags | dict.fromkeys(chapters & tags.keys(), CHAPTERS)
 
 

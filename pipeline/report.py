@@ -77,9 +77,8 @@ def _track_facts(track: Track) -> dict[str, Any]:
     }
 
 
-def print_plan(console: Console, prepared: Prepared) -> None:
-    """Print what convert would do with a file, for a person."""
-    facts = plan_facts(prepared)
+def print_plan(console: Console, facts: dict[str, Any]) -> None:
+    """Print what convert would do with a file, for a person. facts: of `plan_facts`"""
     table = Table(
         show_header=False, box=None, pad_edge=False, title=f"Plan for {facts['source']}", title_justify="left"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.telemetry.companions import file_sum
 from pipeline.telemetry.found import FoundBox, copy_spans, find_boxes
 from pipeline.telemetry.keep import plan_boxes
-from pipeline.telemetry.manifest import Entry, manifest_path, read_manifest
+from pipeline.telemetry.manifest import BESIDE, Entry, manifest_path, read_manifest
 from pipeline.verify_report import Check
 
 KINDS = {".mkv": "mkv", ".mov": "mov"}
@@ -64,14 +64,14 @@ def manifest_checks(output: Path) -> list[Check]:
     wrong += [f"{entry.name} is not in the output with these bytes" for entry in boxes if entry.sha256 not in there]
     if wrong:
         return [Check("manifest", False, "; ".join(wrong) + ".")]
-    named = sum(entry.outcome in ("moved", "copied", "made") for entry in entries)
+    named = sum(entry.outcome in BESIDE for entry in entries)
     return [Check("manifest", True, f"{len(entries)} entries; the {named} that are beside the output are as it says.")]
 
 
 def _wrong(output: Path, entry: Entry) -> str | None:
-    if entry.outcome not in ("moved", "copied", "made"):
+    if entry.outcome not in BESIDE:
         return None
-    path = output.with_name(Path(entry.where).name)
+    path = output.with_name(entry.where)
     if not path.is_file():
         return f"{path.name} is missing ({entry.name})"
     if entry.part == "box":

@@ -66,9 +66,9 @@ def read_tags(path: Path, stream_index: int) -> OutputTags:
         track_id = stream.id
         for other in container.streams:
             other.discard = Discard.nonkey if other is stream else Discard.all
-        if codec == "hevc":
-            in_header = read_hevc_sei(join_hevc(hevc_parameter_units(extradata)))
         try:
+            if codec == "hevc":
+                in_header = read_hevc_sei(join_hevc(hevc_parameter_units(extradata)))
             for packet in container.demux(stream) if codec in READERS else ():
                 beat()
                 if not packet.size or not packet.is_keyframe:
@@ -79,7 +79,10 @@ def read_tags(path: Path, stream_index: int) -> OutputTags:
         except (av.FFmpegError, ConversionError, ValueError) as error:
             last = f"after the keyframe at {keyframes[-1][0]:.3f} s" if keyframes else "at the first keyframe"
             problem = f"reading the bitstream stops {last}: {error}"
-    stated = read_container_tags(path, stream_index, track_id)
+    try:
+        stated = read_container_tags(path, stream_index, track_id)
+    except ConversionError as error:
+        stated, problem = None, problem or f"the container's tags cannot be read: {error}"
     return OutputTags(codec, stated, keyframes, in_header, problem)
 
 

@@ -1,4 +1,4 @@
-"""Run: the preview from its start to Ctrl-C. It listens before anything dear is loaded, so that the browser has a page at once."""
+"""Run: the preview from its start to Ctrl-C, in a process that keeper.py looks after. It listens before anything dear is loaded, so that the browser has a page at once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from preview.keeper import keep
 from preview.limits import CLOSE_SECONDS
 from preview.server import Door, is_loopback, listen, make_app, make_token
 
@@ -45,6 +45,7 @@ def run(
     if token is None and not is_loopback(host):
         token = make_token()
     door = Door(host, sock.getsockname()[1], token)
+    kept = keep()
     studio: Future[Studio] = Future()
 
     def load() -> None:
@@ -52,7 +53,7 @@ def run(
             import preview.session  # noqa: F401 - the event loop shall find it loaded
             from preview.studio import Studio
 
-            made = Studio(make_sources(), profile, config_file, words)
+            made = Studio(make_sources(), profile, config_file, words, kept)
             made.warm_up()
             studio.set_result(made)
         except BaseException as error:  # noqa: BLE001 - raised by serve
@@ -60,7 +61,7 @@ def run(
 
     threading.Thread(target=load, name="load", daemon=True).start()
     try:
-        asyncio.run(_serve(door, sock, studio, browser))
+        asyncio.run(_serve(door, sock, studio, browser, first=not kept.told))
     finally:
         if studio.done() and studio.exception() is None:
             _close(studio.result())
@@ -86,7 +87,8 @@ def _end_now() -> None:
         os._exit(0)
 
 
-async def _serve(door: Door, sock: socket.socket, studio: Future[Studio], browser: bool) -> None:
+async def _serve(door: Door, sock: socket.socket, studio: Future[Studio], browser: bool, *, first: bool) -> None:
+    """first: no server was here before, so the address is new to everybody"""
     loaded = asyncio.wrap_future(studio)
 
     async def open_tab(loop: asyncio.AbstractEventLoop) -> tuple:
@@ -101,15 +103,13 @@ async def _serve(door: Door, sock: socket.socket, studio: Future[Studio], browse
     runner = web.AppRunner(make_app(door, open_tab), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, sock).start()
-    sys.stdout.write(f"Preview: {door.address}\n")
-    sys.stdout.flush()
-    if browser and _has_screen():
+    if first:
+        sys.stdout.write(f"Preview: {door.address}\n")
+        sys.stdout.flush()
+    if first and browser and _has_screen():
         threading.Thread(target=webbrowser.open, args=(door.address,), daemon=True).start()
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(ValueError, NotImplementedError):  # outside the main thread there are none
-            loop.add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)  # Ctrl-C is the keeper's to hear
     try:
         await _first(loaded, stop)
         await stop.wait()

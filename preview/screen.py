@@ -76,6 +76,7 @@ class Screen:
         self._frame, self._place, self._is_new = 0, None, True
         self._scopes.forget()
         self._studio.listen(self, number, lambda state: self._outbox.text("conversion", state))
+        self._studio.enter(self, number)
         if source.kind == "live":
             self._live = self._studio.live.take(number, self._stays)
         else:

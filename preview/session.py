@@ -110,6 +110,8 @@ class Session:
         screen = Screen(self._studio, settings, self._outbox, self._wanted, self._stays, self._poke)
         try:
             self._outbox.text("hello", self._studio.hello(settings, VERSION))
+            if self._studio.kept.told:
+                self._outbox.text("notice", {"text": self._studio.kept.told})
             while self._wait(screen):
                 self._work(screen)
         finally:

@@ -33,6 +33,11 @@ class Source:
     address: str | None = None
     output: Path | None = None
 
+    @property
+    def where(self) -> str:
+        """What it is called in the terminal."""
+        return str(self.path) if self.path is not None else self.name
+
 
 def video_source(path: Path, folder: Path | None) -> Source:
     """A video file. folder: where conversions go (default: beside it)."""

@@ -16,6 +16,7 @@ from models import checkpoints
 from pipeline.engine import resolve_device
 from pipeline.errors import InputError
 from pipeline.prepare import color_overrides
+from preview.keeper import Kept
 from preview.knobs import Settings
 from preview.live import LiveSource, open_live
 from preview.live_sources import LiveSources
@@ -33,11 +34,20 @@ ENDED = frozenset({"idle", "done", "failed"})
 
 
 class Studio:
-    """sources: what may be shown; profile, config_file, words: the settings that every tab starts with, as `convert` takes them."""
+    """sources: what may be shown; profile, config_file, words: the settings that every tab starts with, as `convert` takes them;
+    kept: of the servers before this one"""
 
-    def __init__(self, sources: Sequence[Source], profile: str, config_file: Path | None, words: Sequence[str]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        profile: str,
+        config_file: Path | None,
+        words: Sequence[str],
+        kept: Kept | None = None,
+    ) -> None:
         torch.set_num_threads(1)
         self.sources = tuple(sources)
+        self.kept = kept or Kept()
         self._start = (profile, config_file, tuple(words))
         self.models = ("auto", *checkpoints.available())
         self._media: dict[int, Media] = {}
@@ -55,9 +65,27 @@ class Studio:
     def warm_up(self) -> None:
         """Begin to open the first source, so that it is there when the first tab asks for it."""
         self.settings()
-        if self.sources[0].kind != "live":
+        first = self.sources[0]
+        if first.kind != "live" and first.where not in self.kept.barred:
             media, config = self.media(0), self.settings().config
-            self._lookers.submit(lambda: media.plan(config, quick=True))
+            self._lookers.submit(lambda: self._noted(first, lambda: media.plan(config, quick=True)))
+
+    def enter(self, tab: object, number: int) -> None:
+        """A tab is about to read a source, and no other. Raises InputError when that made the server crash too often."""
+        source = self.sources[number]
+        self.kept.notes.close(tab)
+        if source.where in self.kept.barred:
+            raise InputError(f"{source.name}: the preview crashed twice while it was open, so it is not opened again.")
+        self.kept.notes.open(tab, source.where)
+
+    def _noted(self, source: Source, work: Callable[[], object]) -> None:
+        """Do work that reads a source beside all tabs."""
+        who = object()
+        self.kept.notes.open(who, source.where)
+        try:
+            work()
+        finally:
+            self.kept.notes.close(who)
 
     def media(self, number: int) -> Media:
         """A source that is no live one, opened once for all tabs."""
@@ -70,7 +98,7 @@ class Studio:
         """Take the look that an exact plan needs, beside all else; `then` is called when it is taken or has failed."""
 
         def look() -> None:
-            media.look(config)
+            self._noted(media.source, lambda: media.look(config))
             then()
 
         self._lookers.submit(look)
@@ -101,7 +129,8 @@ class Studio:
         tell(conversion.state() if conversion else idle(self.sources[number].output))
 
     def forget(self, tab: object) -> None:
-        """Tell it no more."""
+        """Tell it no more; it reads nothing."""
+        self.kept.notes.close(tab)
         with self._lock:
             self._listeners.pop(tab, None)
 

@@ -88,8 +88,9 @@ class Server:
         return urlsplit(self.address).port
 
     def usage(self) -> tuple[int, int, int]:
-        """Resident memory in bytes, threads, open files."""
-        place = Path(f"/proc/{self.process.pid}")
+        """Resident memory in bytes, threads, open files, of the server's process, which is the keeper's child."""
+        server = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0]
+        place = Path(f"/proc/{server}")
         pages = int((place / "statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE"), len(list((place / "task").iterdir())), len(os.listdir(place / "fd"))  # noqa: PTH208 - names alone: open files come and go
 

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from preview.live import LiveFrame
 from preview.sources import live_source
 from tests.clips import make_clip
 from tests.preview_tab import Tab, opened_tab, studio_of, with_tab
+from tests.processes import descendants, stat_fields
 
 COMMAND = [sys.executable, "run_pipeline.py", "preview"]
 
@@ -294,6 +295,49 @@ def test_two_servers_follow_each_other_on_one_port(clip: Path) -> None:
     with started(str(clip), "--port", address.split(":")[2].strip("/")) as (_, again):
         assert again == address
         assert asyncio.run(hello(again))["is"] == "hello"
+
+
+def test_a_server_that_crashes_is_started_again_and_says_what_was_open(clip: Path, tmp_path: Path) -> None:
+    other = make_clip(tmp_path / "b.mp4", frames=4, width=96, height=64)
+
+    async def open_in_a_tab(
+        address: str, source: int, last: str, then: Callable[[], None] = lambda: None
+    ) -> dict[str, str]:
+        """Open a source in a new tab; the texts that came, by kind, until one of kind `last` did. then: done while the tab shows it"""
+        import aiohttp
+
+        said: dict[str, str] = {}
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}ws", max_msg_size=0) as socket:
+            await socket.send_json({"do": "open", "source": source})
+            while last not in said:
+                message = await socket.receive(timeout=120)
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    facts = json.loads(message.data)
+                    said[facts["is"]] = facts.get("text", "")
+            then()
+            while last == "opened" and not socket.closed:
+                await socket.receive(timeout=120)
+        return said
+
+    words = [str(clip), str(other), "--profile", "preview", "model=neutral", "--port", "0"]
+    with started(*words) as (process, address):
+
+        def crash() -> None:
+            (server,) = (pid for pid in descendants(process.pid) if stat_fields(pid)[1] == str(process.pid))
+            os.kill(server, signal.SIGSEGV)
+
+        assert "notice" not in asyncio.run(open_in_a_tab(address, 0, "opened", crash))
+        once = f"The preview's server died (SIGSEGV) while {clip} was open, and was started again."
+        assert process.stderr.readline() == f"{once}\n"
+        assert asyncio.run(open_in_a_tab(address, 0, "opened", crash))["notice"] == once
+        assert process.stderr.readline() == f"{once} {clip} is not opened any more: this was the second time.\n"
+        assert "crashed twice while it was open" in asyncio.run(open_in_a_tab(address, 0, "error"))["error"]
+        assert "error" not in asyncio.run(
+            open_in_a_tab(address, 1, "opened", lambda: process.send_signal(signal.SIGINT))
+        )
+        assert process.wait(60) == 0
+        assert process.stdout.read() == "", "the address is told once"
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_a_start_loads_no_compiler_and_the_pipeline_no_web() -> None:

@@ -325,3 +325,11 @@ def test_a_language_that_nobody_named_is_not_lost(tmp_path: Path) -> None:
     assert ffprobe(clip, "-show_entries", "stream_tags")["streams"][0]["tags"]["language"] == "und"
     bare = remux(clip, tmp_path / "c.mkv")
     assert [entry.outcome for entry in tag_entries(clip, bare, {0: 0}) if "language" in entry.what] == []
+
+
+def test_tags_of_a_track_that_is_not_read_back_are_called_lost(clip: Path, tmp_path: Path) -> None:
+    """A sound track whose tables name no packet: the muxer writes it, the demuxer does not show it."""
+    source = make_clip(tmp_path / "source.mp4", frames=2, audio=True)
+    entries = tag_entries(source, clip, {0: 0, 1: 1})
+    assert {entry.outcome for entry in entries if entry.name == "tags of stream 1"} >= {"impossible"}
+    assert {entry.outcome for entry in entries if entry.name == "tags of stream 0"} <= {"kept", "remade"}

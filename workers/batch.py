@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from pipeline import engine as engines
 from pipeline.errors import SunvisorError
 from pipeline.file_report import FileReport
 from pipeline.machine import this_machine
-from pipeline.planning import wrapped
-from pipeline.prepare import Prepared, make_plan, refuse_output
+from pipeline.planning import Asked
+from workers.apart import call_each
 from workers.area import Area
 from workers.batch_run import BatchRun, Options
 from workers.cluster import connect
 from workers.elastic import Elastic
 from workers.failures import failure
+from workers.file_work import FORESEE_FILE
 from workers.jobs import Job
 from workers.listeners import Listeners
 from workers.placement import shape_for, slots_for, store_bytes_for, worker_count
@@ -35,6 +36,8 @@ from workers.progress_lines import ProgressLines
 
 RUN_SPAN = "pipeline.span_job:run_span"
 NUMERICS_CLASS = "pipeline.engine:numerics_class"
+MOST_PLANNERS = 4
+"""Files that a dry run looks at at a time, at most: each process takes memory for a few frames."""
 MOST_LOOKERS = 32
 """Files that are looked at at a time on a cluster, at most: each is read through."""
 
@@ -65,18 +68,22 @@ class BatchReport:
         }
 
 
-def plan_batch(jobs: list[Job], config: Config) -> tuple[list[Prepared], list[FileReport]]:
-    """Plans of all files that can be converted, and a report for each that cannot. Writes nothing."""
-    plans, refused = [], []
-    for job in jobs:
-        try:
-            refuse_output(job.source, job.output)
-            with tempfile.TemporaryDirectory() as folder:
-                told = (job.source, config) if job.run is None else wrapped(job.run, Path(folder), config)
-                plans.append(make_plan(told[0], job.output, told[1], job.frames))
-        except SunvisorError as error:
-            refused.append(failure(job, error))
-    return plans, refused
+def plan_batch(jobs: list[Job], config: Config) -> Iterator[dict[str, Any] | FileReport]:
+    """For each file, in their order, what its conversion would do (report.plan_facts), or a report when it cannot be converted.
+
+    Each is looked at in a process of its own, a few at a time. Writes nothing. Raises InputError when the settings ask for what this
+    machine has not.
+    """
+    machine = this_machine(config)
+    at_once = min(MOST_PLANNERS, len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as folder:  # ours, so that it goes although a process died
+        asked = []
+        for number, job in enumerate(jobs):
+            one = Asked(job.source, job.output, config, run=job.run, frames=job.frames, machine=machine)
+            asked.append(((one, Path(folder, str(number))), job.source))
+        answers = call_each(FORESEE_FILE, asked, "looked at", at_once, config.workers.stall_seconds)
+        for job, answer in zip(jobs, answers, strict=True):
+            yield failure(job, answer) if isinstance(answer, SunvisorError) else answer
 
 
 PROGRESS: dict[str, Callable[..., ProgressDisplay]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ OUTCOMES = {
 }
 """Every outcome and what it means."""
 
-NEEDS_MANIFEST = frozenset({"moved", "copied", "made", "impossible"})
+BESIDE = frozenset({"moved", "copied", "made"})
+NEEDS_MANIFEST = BESIDE | {"impossible"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,26 @@ def read_manifest(path: Path) -> list[Entry] | None:
         return None
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return [Entry(**entry) for entry in facts["entries"]] if facts["format"] == FORMAT else _none_of_ours(path)
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
+        version = facts["format"]
+        entries = [_entry(entry) for entry in facts["entries"]] if version == FORMAT else []
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is no manifest of Sunvisor") from error
+    if version != FORMAT:
+        raise ValueError(f"{path.name} is a manifest of another version")
+    return entries
 
 
-def _none_of_ours(path: Path) -> list[Entry]:
-    raise ValueError(f"{path.name} is a manifest of another version")
+def _entry(facts: dict[str, Any]) -> Entry:
+    """Raises TypeError or ValueError when a fact is missing, unknown or of another kind."""
+    entry = Entry(**facts)
+    texts = [entry.part, entry.name, entry.what, entry.outcome, entry.where, entry.reason]
+    for text in texts if entry.sha256 is None else [*texts, entry.sha256]:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+        text.encode("utf-8")
+    for number in (entry.bytes, entry.at):
+        if number is not None and (type(number) is not int or not 0 <= number < 1 << 62):
+            raise ValueError(f"{number!r} is no number of bytes")
+    if entry.outcome in BESIDE and not re.fullmatch(rb"[^/\0]{1,255}", entry.where.encode("utf-8")):
+        raise ValueError(f"{entry.where!r} is no name of a file beside the output")
+    return entry

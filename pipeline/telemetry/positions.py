@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.source import open_source
 from pipeline.streams import CopyPlan, demux_streams
 from pipeline.telemetry.fixes import GpsFix
-from pipeline.telemetry.found import MAX_GPS_BLOCK_BYTES, FoundBox, copy_spans
+from pipeline.telemetry.found import MAX_GPS_BLOCK_BYTES, MAX_GPS_BLOCKS, FoundBox, copy_spans
 from pipeline.telemetry.gpmf import gpmf_fixes
 from pipeline.telemetry.known import MARK_KINDS
 from pipeline.telemetry.nmea import lines_of, nmea_fixes
@@ -59,15 +59,17 @@ def _packets(source: Path, index: int) -> Iterator[tuple[bytes, float]]:
 
 
 def _blocks(source: Path, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The GPS blocks in these places, where each may hold several in a row."""
+    """The GPS blocks in these places, where each may hold several in a row; MAX_GPS_BLOCKS of them at most."""
+    count = 0
     with source.open("rb") as file:
         for start, size in spans:
             at = start
             while at + 12 <= start + size:
                 file.seek(at)
                 length, *mark = struct.unpack(">I4s4s", file.read(12).ljust(12, b"\0"))
-                if tuple(mark) != MARK_KINDS or length < 12:
+                if tuple(mark) != MARK_KINDS or length < 12 or count == MAX_GPS_BLOCKS:
                     break
+                count += 1
                 yield at, length
                 at += length
 

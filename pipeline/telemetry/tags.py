@@ -20,11 +20,15 @@ UNKNOWN_LANGUAGE = ("language", "und")
 
 @dataclass(frozen=True)
 class Words:
-    """file: tags of the file; streams: tags of each stream; chapters: their titles. Names in lower case, as Matroska writes them in capitals."""
+    """file: tags of the file; streams: tags of each stream; chapters: their titles. Names in lower case, as Matroska writes them in capitals.
+
+    tracks: the number of each stream's track
+    """
 
     file: dict[str, str] = field(default_factory=dict)
     streams: list[dict[str, str]] = field(default_factory=list)
     chapters: list[str] = field(default_factory=list)
+    tracks: list[int] = field(default_factory=list)
 
 
 def read_words(path: Path) -> Words:
@@ -34,6 +38,7 @@ def read_words(path: Path) -> Words:
             _lower(opened.metadata),
             [_lower(stream.metadata) for stream in opened.streams],
             [chapter["metadata"].get("title", "") for chapter in opened.chapters()],
+            [stream.id for stream in opened.streams],
         )
 
 
@@ -41,13 +46,14 @@ def tag_entries(source: Path, result: Path | None, places: Mapping[int, int]) ->
     """One entry for each group of tags and each fate. result: the finished file, None before there is one; places: source stream -> output stream."""
     ours = read_words(source)
     theirs = read_words(result) if result is not None else ours
+    by_track = dict(zip(theirs.tracks, theirs.streams, strict=True))  # a track without a packet is not read back
     entries = _group("file tags", ours.file, theirs.file, frozenset(ours.file) & DROPPED_TAGS)
     for index, words in enumerate(ours.streams):
         if result is not None and index not in places:
             continue
         own = {name for name in words if name == VENDOR or MUXER_TAGS.fullmatch(name) or CODING_TAGS.fullmatch(name)}
         said = theirs.file.items() & words.items()  # Matroska has one date for the whole file
-        there = dict(said) | theirs.streams[places.get(index, index)]
+        there = dict(said) | (words if result is None else by_track.get(places[index] + 1, {}))
         entries += _group(f"tags of stream {index}", words, there, frozenset(own))
     if ours.chapters:
         same = ours.chapters == theirs.chapters
