@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.fault_run import Run
+from bench.fault_run import CLOCK_NAME, Run
 
 MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 FROZEN_SECONDS = 8.0
@@ -160,6 +160,17 @@ def second_driver(run: Run, scene: Scene) -> Undo | None:
     return undo
 
 
+def clock_jumps(run: Run, scene: Scene) -> Undo | None:
+    """The system's time is set back by three days and, a moment later, 400 days ahead, and stays so."""
+    if run.over:
+        return None
+    clock = run.scratch / CLOCK_NAME
+    clock.write_text("-259200")
+    time.sleep(scene.chance.uniform(0.5, 3.0))
+    clock.write_text("34560000")
+    return nothing
+
+
 def disk_full(run: Run, scene: Scene) -> Undo | None:
     """Somebody else fills the disk with the output and the work folders, to the last byte."""
     filler = scene.output / ".sunvisor" / "filler"
@@ -232,6 +243,7 @@ FAULTS = (
     Fault("process that joins a file killed", killed("joiner"), gentle=True),
     Fault(f"worker frozen for {FROZEN_SECONDS:.0f} s (SIGSTOP)", frozen, gentle=True),
     Fault("pause and resume", paused, gentle=True),
+    Fault("clock set back 3 days, then 400 days ahead", clock_jumps, gentle=True),
     Fault("second driver on the same output", second_driver, gentle=True),
     Fault("driver killed (SIGKILL)", killed("driver"), gentle=False),
     Fault("driver, workers and Ray killed at once", all_killed, gentle=False),

@@ -18,6 +18,8 @@ from bench.process_tree import title
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "SUNVISOR_FAULT_RUN"
+CLOCK_NAME = "clock"
+"""File in the temporary folder with the seconds by which the clock of a run is wrong (bench/jumping_clock)."""
 WORDS = (
     "model=neutral",
     "temporal.radius=0",
@@ -42,6 +44,7 @@ class Run:
         scratch.mkdir(exist_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         clean |= {"TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", MARK: self.mark} | (environment or {})
+        clean |= {"PYTHONPATH": str(ROOT / "bench" / "jumping_clock"), "SUNVISOR_CLOCK": str(scratch / CLOCK_NAME)}
         command = [sys.executable, str(ROOT / "run_pipeline.py"), "convert", str(source), "--output", str(output)]
         self.out, self.err = scratch / f"{self.mark}.out", scratch / f"{self.mark}.err"
         with self.out.open("w") as out, self.err.open("w") as err:
@@ -79,16 +82,15 @@ class Run:
                 return marked or any(_leads_into(link, self.scratch) for link in (folder / "fd").iterdir())
         return False
 
-    def spans_done(self) -> int:
-        """Spans that the ledgers of unfinished files name, and a hundred for each file that is there."""
+    def progress(self) -> tuple[int, int]:
+        """How many outputs are there, and how many spans the ledgers of the others name."""
         if not self.output.is_dir():
-            return 0
-        ledgers = list(self.output.glob("*.work/ledger.jsonl"))
-        done = 0
-        for ledger in ledgers:
+            return 0, 0
+        spans = 0
+        for ledger in self.output.glob("*.work/ledger.jsonl"):
             with contextlib.suppress(OSError):
-                done += ledger.read_bytes().count(b"\n")
-        return done + 100 * sum(1 for path in self.output.iterdir() if path.suffix in (".mp4", ".mkv", ".mov"))
+                spans += ledger.read_bytes().count(b"\n")
+        return sum(1 for path in self.output.iterdir() if path.suffix in (".mp4", ".mkv", ".mov")), spans
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> int | None:
         """The exit code, negative for a signal; None when the run stands still: then it is killed."""

@@ -1,11 +1,11 @@
 """Faults: a small archive is converted again and again, each time disturbed, and every byte is compared with an undisturbed run.
 
-    python -m bench.faults                      20 rounds of up to three faults each
+    python -m bench.faults                      20 rounds
     python -m bench.faults --rounds 5 --seed 7
     python -m bench.faults --same-bytes         1 worker, 4 workers, three nodes of which one is killed
 
-A round: the command runs and is disturbed, by a fault that it should live with and by one that may end it, each at a moment drawn by
-chance; the same command is given again, disturbed once more, and again until it ends with exit code 0. Then every file must have the
+A round: the command runs and is disturbed, by two faults that it should live with and by one that may end it, each at a moment drawn by
+chance; the same command is given again, disturbed by two more and then by one, and again until it ends with exit code 0. Then every file must have the
 bytes of the reference, and nothing else may be left: no file, no process. Writes faults.md and faults.json, or same_bytes.md and .json.
 Faults that need root (a full disk, a read-only output, the kernel's OOM killer) are left out without it.
 """
@@ -35,20 +35,26 @@ from bench.results_files import write_results
 from tests.clips import bright_picture, make_clip
 
 RESULTS = ROOT / "bench" / "results"
-MOST_RUNS = 6
-"""Commands in a round, at most: after three disturbed ones the rest are left alone."""
+GENTLE, HARD = False, True
+SCRIPTS = ((GENTLE, GENTLE, HARD), (GENTLE, HARD), (GENTLE,))
+"""What the first runs of a round are disturbed by: faults that a run should live with, and those that may end it."""
+MOST_RUNS = 7
+"""Runs in a round, at most."""
 STEP_SECONDS = 0.02
 
 
 @dataclass
 class Hit:
-    """A fault that was injected. exit_code: of the run it hit, None where that stood still and was killed; alone: no other fault hit that run"""
+    """A fault that was injected. exit_code: of the run it hit, None where that stood still and was killed; alone: no other fault hit that run
+
+    where: files that were there, and spans in the ledgers of the others
+    """
 
     fault: str
     round: int
     run: int
     seconds: float
-    spans_done: int
+    where: tuple[int, int]
     exit_code: int | None = None
     alone: bool = True
 
@@ -141,14 +147,20 @@ def campaign(
     gentle, hard = ([one for one in faults if one.gentle is kind] for kind in (True, False))
     decks: tuple[list[Fault], list[Fault]] = ([], [])
     for number in range(1, rounds + 1):
-        drawn = [_draw(deck, kinds, chance) for deck, kinds in zip(decks, (gentle, hard), strict=True)]
-        drawn.append(_draw(decks[0], gentle, chance))
+        drawn = [
+            [
+                one
+                for hard_one in script
+                if (one := _draw(decks[hard_one], (gentle, hard)[hard_one], chance)) is not None
+            ]
+            for script in SCRIPTS
+        ]
         with ExitStack() as stack:
             source, output = place / "src", place / f"out{number}"
             shutil.copytree(kept, source)
             stack.callback(shutil.rmtree, source)
             output.mkdir()
-            if any(one is not None and one.disk for one in drawn):
+            if any(one.disk for script in drawn for one in script):
                 stack.enter_context(small_disk(output))
             yield play(number, drawn, Scene(source, kept, output, chance), place / "t", reference)
         shutil.rmtree(output)
@@ -160,17 +172,15 @@ def _draw(deck: list[Fault], kinds: list[Fault], chance: random.Random) -> Fault
     return deck.pop() if deck else None
 
 
-def play(number: int, drawn: list[Fault | None], scene: Scene, scratch: Path, reference: dict[str, str]) -> Round:
-    """One round. drawn: gentle and hard for the first run, gentle for the second; what came too late is tried again in the next run."""
+def play(number: int, drawn: list[list[Fault]], scene: Scene, scratch: Path, reference: dict[str, str]) -> Round:
+    """One round. drawn: the faults of each of its first runs; what came too late is tried again in the next run."""
     found = Round(number)
     began = time.monotonic()
-    scripts = [[one for one in drawn[:2] if one is not None], [one for one in drawn[2:] if one is not None]]
     late: list[Fault] = []
     for attempt in range(MOST_RUNS):
-        planned = (scripts.pop(0) if scripts else []) + late
-        # A round that is complete can be disturbed no more.
+        planned = [*drawn[attempt], *late] if attempt < len(drawn) else []
         run = Run(scene.source, scene.output, scratch, "--workers", "2")
-        late, undos = disturb(run, planned if attempt < 3 else [], scene, found)
+        late, undos = disturb(run, planned, scene, found)
         found.exit_codes.append(run.wait())
         for hit in found.hits:
             hit.exit_code = found.exit_codes[-1] if hit.run == len(found.exit_codes) else hit.exit_code
@@ -210,7 +220,7 @@ def disturb(run: Run, faults: list[Fault], scene: Scene, found: Round) -> tuple[
             continue
         undos.append(undo)
         seconds = round(time.monotonic() - run.began, 1)
-        hits.append(Hit(fault.name, found.number, len(found.exit_codes) + 1, seconds, run.spans_done()))
+        hits.append(Hit(fault.name, found.number, len(found.exit_codes) + 1, seconds, run.progress()))
     for hit in hits:
         hit.alone = len(hits) == 1
     found.hits += hits
@@ -224,8 +234,9 @@ def wait_for_moment(run: Run, chance: random.Random) -> None:
         while not run.over and time.monotonic() < until:
             time.sleep(STEP_SECONDS)
         return
-    wanted = run.spans_done() + chance.randint(0, 6)
-    while not run.over and run.spans_done() < wanted:
+    begun, more = run.progress(), chance.randint(0, 6)
+    # A file that appears takes its spans out of the ledgers.
+    while not run.over and (now := run.progress())[1] < begun[1] + more and now[0] == begun[0]:
         time.sleep(STEP_SECONDS)
     time.sleep(chance.uniform(0.0, 0.5))
 
@@ -258,7 +269,7 @@ def summary(rounds: list[Round], reference: dict[str, str], seed: int) -> dict[s
 
 def told(one: Round) -> str:
     """One line about a round."""
-    hits = ", ".join(f"{hit.fault} after {hit.spans_done} -> {hit.exit_code}" for hit in one.hits)
+    hits = ", ".join(f"{hit.fault} at {hit.where} -> {hit.exit_code}" for hit in one.hits)
     wrong = "" if one.good else f" BAD: {one.differing} {one.missing} {one.strays} {one.processes} {one.errors}"
     return f"round {one.number}: {one.exit_codes} in {one.seconds:.0f} s: {hits}{wrong}"
 

@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -668,7 +669,10 @@ def test_a_second_driver_is_told_who_works_there(
     assert isinstance(conversion, conversions.Conversion)
     report = run(output).finish(exit_code=2)
     assert report["status"] == "refused"
-    assert f"another Sunvisor is working on this output (pid {os.getpid()} since" in report["error"]
+    assert (
+        f"another Sunvisor is working on this output (pid {os.getpid()} on {socket.gethostname()} since"
+        in report["error"]
+    )
     conversion.close()
 
 

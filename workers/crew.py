@@ -19,6 +19,7 @@ class Worker:
     """The pool's view of one worker: it says hello (info is None until then), is idle, or runs one task.
 
     started: None while it waits to be started again; began: when it was made or, after that, when it was last seen well
+    kills: how many processes the kernel had killed for want of memory when its task began
     ref: the answer that is waited for, to hello() or run(); asked: that of frames_done()
     """
 
@@ -31,6 +32,7 @@ class Worker:
     retry_at: float = 0.0
     lost: bool = False
     trouble: str = ""
+    kills: int = 0
     began: float = field(default_factory=time.monotonic)
 
 
@@ -80,6 +82,10 @@ class Crew:
         self._end(worker)
         if worker.failed_starts >= self._retries:
             self.lose(worker, f"A worker could not start: {trouble}")
+
+    def has_others(self, worker: Worker) -> bool:
+        """Would the work go on without it?"""
+        return any(one is not worker and one.info is not None and not one.lost for one in self.workers)
 
     def lose(self, worker: Worker, reason: str) -> None:
         """Give a worker up for good; the others go on."""

@@ -14,6 +14,7 @@ from pipeline.errors import ConversionError
 from workers.actors import ActorMaker
 from workers.cluster import Cluster, versions
 from workers.crew import Crew, Worker
+from workers.deaths import kernel_kills
 from workers.elastic import Elastic
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.placement import Shape
@@ -27,6 +28,11 @@ CLUSTER_START_SECONDS = 900.0
 """How long a pool waits for its first worker; on a cluster a node may have to be bought first."""
 ONE_CPU = Shape("fused", 1, ({"CPU": 1.0},))
 LOG_TAIL_BYTES = 4000
+STARVED = {
+    True: "the run goes on with one worker fewer",
+    False: "use fewer workers (--workers), a smaller reconstruct.tile_budget_bytes, or a machine with more memory",
+}
+"""What is said of a worker for which memory did not suffice, by whether it was given up."""
 
 
 class SpanPool:
@@ -38,6 +44,7 @@ class SpanPool:
     retries: how many attempts a span gets in all before it is quarantined, and a worker in a row to start
     start_seconds: how long the pool may be without any worker before it gives up
     A worker that dies, or whose node does, is started anew wherever there is room; while there is none it waits, and the others go on.
+    When memory ran out there is one worker fewer instead, as long as others work; that costs a span an attempt the second time only.
     A worker runs one span at a time, spans begin in the order of submit(). A thread of the pool's own hands them out, so workers never
     wait for the caller. Workers start in the constructor: prepare plans while they import.
     """
@@ -65,6 +72,8 @@ class SpanPool:
         self._events: queue.Queue[Event] = queue.Queue()
         self._open = 0
         self._history: dict[SpanTask, list[str]] = {}
+        self._forgiven: set[SpanTask] = set()
+        self._local = cluster.local
         self._draining = threading.Event()
         self._aborting = threading.Event()
         self._crash: Exception | None = None
@@ -199,7 +208,8 @@ class SpanPool:
                 self._take_task_error(worker, error)
                 continue
             except self._ray.exceptions.RayError as error:
-                self._take_death(worker, _reason(error))
+                starved = isinstance(error, self._ray.exceptions.OutOfMemoryError)
+                self._take_death(worker, _reason(error), starved or (self._local and kernel_kills() > worker.kills))
                 continue
             if isinstance(answer, WorkerInfo):
                 self._take_hello(worker, answer)
@@ -240,22 +250,33 @@ class SpanPool:
             task, SpanError("RayTaskError", _reason(error), str(error), user_error=False, retry=True), str(error)
         )
 
-    def _take_death(self, worker: Worker, reason: str) -> None:
-        """A worker's process or node is gone, or does not answer any more: charge the span it ran, and have another one."""
+    def _take_death(self, worker: Worker, reason: str, starved: bool) -> None:
+        """A worker's process or node is gone, or does not answer any more: charge the span it ran, and have another one.
+
+        starved: memory ran out. Where there are others, this worker is given up, once for each span: a span that needs too much memory
+        by itself must not take them all.
+        """
         task, worker.task = worker.task, None
         info = worker.info
-        self._crew.renew(worker, reason)
+        fewer = starved and task is not None and task not in self._forgiven and self._crew.has_others(worker)
+        if task is None or not fewer:
+            self._crew.renew(worker, reason)
+        else:
+            self._forgiven.add(task)
+            self._crew.lose(worker, reason)
         if task is not None:
             where = f"process {info.pid} on {info.host}" if info else "process"
-            message = f"The worker ({where}) died while it converted span {task.span} of {task.workdir}: {reason}"
-            died = SpanError("WorkerDied", message, "", user_error=False, retry=True)
+            how = "was killed for want of memory" if starved else "died"
+            message = f"The worker ({where}) {how} while it converted span {task.span} of {task.workdir}: "
+            message += f"{STARVED[fewer]} ({reason})" if starved else reason
+            died = SpanError("OutOfMemory" if starved else "WorkerDied", message, "", user_error=False, retry=True)
             self._take_error(task, died, self._last_output(info))
 
     def _take_error(self, task: SpanTask, error: SpanError, details: str) -> None:
         """Try the span again, before all others, or give it up."""
         history = self._history.setdefault(task, [])
         history.append(f"Attempt {len(history) + 1}: {error.kind}: {error.message}\n{details}".rstrip() + "\n")
-        if error.retry and len(history) < self._retries:
+        if error.retry and len(history) < self._retries + (task in self._forgiven):
             self._events.put(Retrying(task, error, len(history)))
             with self._lock:
                 if self._draining.is_set():
@@ -272,6 +293,7 @@ class SpanPool:
         never sees an empty queue and nothing open while an event is still to come."""
         if event is not None:
             self._events.put(event)
+        self._forgiven.discard(task)
         with self._lock:
             self._open -= 1
             if event is None:
@@ -292,7 +314,7 @@ class SpanPool:
                 if task is not None:
                     self._pending.remove(task)
             if task is not None:
-                worker.task = task
+                worker.task, worker.kills = task, kernel_kills()
                 assert worker.started is not None
                 worker.ref = worker.started.actor.run.remote(task)
                 self._events.put(Progress(task, 0, f"{worker.info.host}:{worker.info.pid}"))

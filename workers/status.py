@@ -11,7 +11,7 @@ from pipeline.ledger import LEDGER_NAME, LOCK_NAME
 from workers.area import AREA_NAME, Area, alive, find_area, process_lives
 from workers.progress import clock
 
-OWNER = re.compile(r"pid (?P<pid>\d+) since (?P<since>.*)")
+OWNER = re.compile(r"pid (?P<pid>\d+)(?: on (?P<host>\S+))? since (?P<since>.*)")
 SHOWN_FAILURES = 20
 
 
@@ -62,7 +62,7 @@ def _driver_lines(driver: dict[str, Any], now: float) -> list[str]:
     eta = driver["eta_seconds"]
     guess = "~" if driver["frames_guessed"] else ""
     lines = [
-        f"pid {driver['pid']} on {driver['host']}, since {clock(now - driver['since'])} ago: {state}",
+        f"pid {driver['pid']} on {driver['host']}, since {clock(max(0.0, now - driver['since']))} ago: {state}",
         f"  files: {files['done']} done, {files['failed']} failed, {files['planning']} being planned, "
         f"{files['joining']} being joined, {files['waiting']} waiting, {files['all']} in all",
         f"  {driver['spans_done']}/{guess}{driver['spans']} spans, {driver['frames_done']}/{guess}{driver['frames']} frames, "

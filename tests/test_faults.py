@@ -1,0 +1,226 @@
+"""Faults that are injected into true spans of true workers; what comes out is compared with an undisturbed conversion, byte for byte.
+
+Processes killed, disks full and sources changed are in test_reliability.py, nodes in test_cluster.py, parts of a stream in test_stream.py.
+`python -m bench.faults` does it at moments drawn by chance.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.fault_kinds import has_memory_groups, remove_group
+from configs.schema import load_config
+from pipeline import convert as conversions
+from pipeline import span_job
+from pipeline.convert import Conversion, convert, start
+from pipeline.errors import ConversionError, InputError
+from pipeline.ledger import WorkLock
+from pipeline.places import work_folder
+from tests.clips import make_clip
+from tests.test_reliability import SHORT, assert_only, do_span
+from workers import batch as batches
+from workers.deaths import kernel_kills, wears_out
+from workers.jobs import Job
+from workers.span_worker import describe_error
+from workers.status import status, status_text
+
+WORDS = [*SHORT, "model=neutral", "temporal.radius=0", "workers.retries=2"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds with sound: three spans."""
+    return make_clip(tmp_path_factory.mktemp("clip") / "drive.mp4", frames=45, width=160, height=96, gop=40, audio=True)
+
+
+@pytest.fixture(scope="module")
+def expected(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of an undisturbed conversion, without Ray."""
+    output = tmp_path_factory.mktemp("expected") / "o.mp4"
+    convert(clip, output, load_config("dashcam", None, WORDS))
+    return output.read_bytes()
+
+
+# --- in workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
+    clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One batch on one Ray: the kernel's OOM killer, a full and a dead GPU, and a span that kills whoever takes it."""
+    monkeypatch.setattr(batches, "RUN_SPAN", "tests.faulty_span:run_span")
+    names = ("plain", "starve", "gpu_memory", "gpu_dead", "poison")
+    jobs = []
+    for name in names:
+        source = tmp_path / "in" / f"{name}.mp4"
+        source.parent.mkdir(exist_ok=True)
+        shutil.copy(clip, source)
+        jobs.append(Job(source, tmp_path / "out" / f"{name}.mp4"))
+    kills = kernel_kills()
+    config = load_config("dashcam", None, [*WORDS, "workers.count=2", "workers.threads=1"])
+    report = batches.run_batch(jobs, config)
+    said = capfd.readouterr().err
+    for pid in pids(tmp_path / "out", "starve", 0):
+        remove_group(Path(f"/sys/fs/cgroup/memory{own_group()}/sunvisor-fault-{pid}"))
+    ended = {Path(one.source).stem: one for one in report.files}
+    assert {name: one.status for name, one in ended.items()} == {name: "done" for name in names} | {"poison": "failed"}
+    for name in names:
+        output = tmp_path / "out" / f"{name}.mp4"
+        if name != "poison":
+            assert output.read_bytes() == expected, name
+            assert not work_folder(output).exists()
+    # The poison span is given up after two attempts, each told in the log; nothing of its file appears.
+    error = ended["poison"].error or ""
+    assert "2 attempts; log in " in error and not (tmp_path / "out" / "poison.mp4").exists()
+    log = Path(error.split("log in ")[1].rstrip(").")).read_text()
+    assert log.count("Attempt ") == 2 and log.count("last words of the decoder") == 2
+    # What failed once was done again in another process.
+    for name in ("starve", "gpu_memory", "gpu_dead"):
+        first, second = pids(tmp_path / "out", name, 0)
+        assert first != second, name
+    dead = pids(tmp_path / "out", "gpu_dead", 0)[0]
+    later = [pid for name in names for span in (1, 2) for pid in pids(tmp_path / "out", name, span)]
+    assert said.count("is tried again") >= 4 and later
+    assert not any(after_death(tmp_path / "out", names, dead)), "a process whose GPU is dead was given another span"
+    if has_memory_groups():
+        assert kernel_kills() > kills
+        assert "was killed for want of memory" in said and "one worker fewer" in said
+    assert "use a smaller reconstruct.tile_budget_bytes" in said and "the worker is made anew" in said
+
+
+def pids(folder: Path, name: str, span: int) -> list[int]:
+    """Processes that took a span, in order."""
+    return [int(line) for line in (folder / f"{name}.{span}.attempts").read_text().split()]
+
+
+def after_death(folder: Path, names: tuple[str, ...], dead: int) -> list[Path]:
+    """Attempts of that process that began after its GPU was lost."""
+    lost = (folder / "gpu_dead.0.attempts").stat().st_mtime_ns
+    taken = [path for name in names for path in folder.glob(f"{name}.*.attempts")]
+    return [
+        path
+        for path in taken
+        if path.read_text().split()[-1] == str(dead)
+        and path.stat().st_mtime_ns > lost
+        and "gpu_dead.0" not in path.name
+    ]
+
+
+def own_group() -> str:
+    """Path of our memory group."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return next((line.split(":")[2] for line in lines if ":memory:" in line), "")
+
+
+def test_which_errors_wear_a_process_out_and_what_is_said() -> None:
+    lost = RuntimeError("CUDA error: device-side assert triggered")
+    wrapped = ConversionError("the GPU has no memory; use fewer workers.per_gpu.")
+    wrapped.__cause__ = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    worn = [torch.cuda.OutOfMemoryError("x"), torch.AcceleratorError("CUDA error: x"), lost, wrapped]
+    assert [wears_out(one) for one in worn] == [True] * 4
+    assert not any(
+        map(wears_out, [RuntimeError("shapes differ"), MemoryError(), OSError(errno.EIO, "x"), ValueError("y")])
+    )
+    told = describe_error(lost)
+    assert told.worn and told.retry and told.message.startswith(f"{lost}; ") and "dmesg" in told.message
+    assert describe_error(wrapped).message == str(wrapped) and describe_error(wrapped).worn
+
+
+# --- the output and the source ------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_becomes_read_only_is_one_sentence_and_the_next_run_goes_on(
+    clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a span is written, while the ledger is, while the spans are joined, while the result is published."""
+    output, config = tmp_path / "out" / "o.mp4", load_config("dashcam", None, WORDS)
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    places: list[tuple[Any, str]] = [
+        (span_job, "publish"),
+        (conversions.Ledger, "append"),
+        (conversions, "assemble"),
+        (conversions, "publish"),
+    ]
+    for owner, name in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, raising(error))
+            with pytest.raises(
+                ConversionError, match=r"cannot be written any more .Read-only file system.; see to the disk"
+            ):
+                convert(clip, output, config)
+        assert not output.exists() and not list(work_folder(output).glob(".span_*"))
+    assert convert(clip, output, config).spans_reused >= 2
+    assert output.read_bytes() == expected
+    assert_only(output)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("when", ["converting", "joining"])
+def test_a_source_that_is_deleted_meanwhile_is_told_and_goes_on_once_it_is_back(
+    clip: Path, expected: bytes, tmp_path: Path, when: str
+) -> None:
+    source, output = tmp_path / "in" / "drive.mp4", tmp_path / "out" / "o.mp4"
+    source.parent.mkdir()
+    shutil.copy2(clip, source)
+    config = load_config("dashcam", None, WORDS)
+    conversion = start(source, output, config)
+    assert isinstance(conversion, Conversion)
+    first, *rest = conversion.pending
+    for place in [first] if when == "converting" else [first, *rest]:
+        conversion.span_done(do_span(conversion, *place))
+    source.unlink()
+    with pytest.raises(InputError, match=r"drive\.mp4: .*(cannot be read|does not exist|No such file)"):
+        for place in rest if when == "converting" else ():
+            do_span(conversion, *place)
+        conversion.finish()
+    conversion.close()
+    assert not output.exists()
+    shutil.copy2(clip, source)
+    assert convert(source, output, config).spans_reused == (1 if when == "converting" else 1 + len(rest))
+    assert output.read_bytes() == expected
+    assert_only(output)
+
+
+# --- the clock ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_changes_no_byte_lock_or_status(
+    clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's time is a day late, then 400 days early, at each look at it anew."""
+    real, jumps = time.time, [86_400.0, -34_560_000.0]
+
+    def jumping() -> float:
+        jumps.append(jumps.pop(0))
+        return real() + jumps[-1]
+
+    monkeypatch.setattr(time, "time", jumping)
+    output = tmp_path / "out" / "o.mp4"
+    conversion = start(clip, output, load_config("dashcam", None, WORDS))
+    assert isinstance(conversion, Conversion)
+    os.utime(work_folder(output) / "lock", (0, 0))  # an age says nothing about the owner
+    with pytest.raises(InputError, match=f"another Sunvisor is working on this output .pid {os.getpid()} on .* since"):
+        WorkLock(work_folder(output))
+    for place in conversion.pending:
+        conversion.span_done(do_span(conversion, *place))
+    facts = status(output)
+    assert facts["work"][0]["held"] and facts["work"][0]["spans_done"] == 3
+    assert "3/3 spans done; pid" in status_text(facts, time.time())
+    conversion.finish()
+    assert output.read_bytes() == expected
+    assert_only(output)
