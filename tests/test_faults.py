@@ -7,10 +7,12 @@ Processes killed, disks full and sources changed are in test_reliability.py, nod
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import torch
 
 from bench.fault_kinds import has_memory_groups, remove_group
+from bench.fault_run import Run, digests
 from configs.schema import load_config
 from pipeline import convert as conversions
 from pipeline import span_job
@@ -38,8 +41,8 @@ WORDS = [*SHORT, "model=neutral", "temporal.radius=0", "workers.retries=2"]
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds with sound: three spans."""
-    return make_clip(tmp_path_factory.mktemp("clip") / "drive.mp4", frames=45, width=160, height=96, gop=40, audio=True)
+    """A second and more with sound: two spans."""
+    return make_clip(tmp_path_factory.mktemp("clip") / "drive.mp4", frames=30, width=160, height=96, gop=40, audio=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,7 @@ def expected(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 # --- in workers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)
 def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
     clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,8 +92,7 @@ def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
         first, second = pids(tmp_path / "out", name, 0)
         assert first != second, name
     dead = pids(tmp_path / "out", "gpu_dead", 0)[0]
-    later = [pid for name in names for span in (1, 2) for pid in pids(tmp_path / "out", name, span)]
-    assert said.count("is tried again") >= 4 and later
+    assert said.count("is tried again") >= 4
     assert not any(after_death(tmp_path / "out", names, dead)), "a process whose GPU is dead was given another span"
     if has_memory_groups():
         assert kernel_kills() > kills
@@ -158,7 +161,7 @@ def test_an_output_that_becomes_read_only_is_one_sentence_and_the_next_run_goes_
             ):
                 convert(clip, output, config)
         assert not output.exists() and not list(work_folder(output).glob(".span_*"))
-    assert convert(clip, output, config).spans_reused >= 2
+    assert convert(clip, output, config).spans_reused == 2
     assert output.read_bytes() == expected
     assert_only(output)
 
@@ -219,8 +222,54 @@ def test_a_clock_that_jumps_changes_no_byte_lock_or_status(
     for place in conversion.pending:
         conversion.span_done(do_span(conversion, *place))
     facts = status(output)
-    assert facts["work"][0]["held"] and facts["work"][0]["spans_done"] == 3
-    assert "3/3 spans done; pid" in status_text(facts, time.time())
+    assert facts["work"][0]["held"] and facts["work"][0]["spans_done"] == 2
+    assert "2/2 spans done; pid" in status_text(facts, time.time())
     conversion.finish()
     assert output.read_bytes() == expected
     assert_only(output)
+
+
+# --- Ray ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kinds", [("raylet",), pytest.param(("gcs", "raylet"), marks=pytest.mark.long)])
+def test_a_ray_that_is_lost_is_replaced_and_the_run_goes_on(
+    clip: Path, expected: bytes, tmp_path: Path, short_folder: Path, kinds: tuple[str, ...]
+) -> None:
+    """SIGKILL of a process that our own Ray hangs on, in the midst of a span; then of another one, of the next Ray."""
+    source, output = tmp_path / "in" / "o.mp4", tmp_path / "out"
+    source.parent.mkdir()
+    shutil.copy(clip, source)
+    run = Run(source.parent, output, short_folder, "--workers", "1", *WORDS)
+    try:
+        before: set[int] = set()
+        for number, kind in enumerate(kinds, 1):
+            wait_until(lambda: run.over or (run.progress()[1] >= number and set(run.find(kind)) - before))  # noqa: B023
+            (victim,) = run.find(kind)
+            before |= set(run.family())
+            os.kill(victim, signal.SIGKILL)
+        assert run.wait() == 0, run.err.read_text()
+        said = run.err.read_text()
+        assert said.count("Ray is started anew") == len(kinds) and "Traceback" not in said
+        for kind in kinds:
+            assert f"Ray's process {'gcs_server' if kind == 'gcs' else kind} has ended (killed by SIGKILL)" in said
+        assert run.report()["files"][0]["status"] == "done"
+        assert digests(output) == {"o.mp4": hashlib.sha256(expected).hexdigest()}
+        assert not run.survivors()
+    finally:
+        run.kill_all()
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 600
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For Ray's sockets, whose paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="sf", dir="/tmp") as folder:
+        yield Path(folder)

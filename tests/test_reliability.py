@@ -709,7 +709,7 @@ def test_the_lock_of_a_folder_that_is_just_removed_is_not_taken_for_a_new_one(tm
 @pytest.fixture
 def batch(monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path) -> Callable[..., batches.BatchReport]:
     """Runs a batch of copies of the clip in this process, a pool of Ray's replaced by PoolHere."""
-    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True})()
+    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True, "check": lambda _: None})()
     monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
     monkeypatch.setattr(batches, "SpanPool", PoolHere)
     monkeypatch.setattr(batch_run, "FileDesk", DeskHere)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workers.cluster import ROOT, Cluster
+from workers.cluster import ROOT, Cluster, ended_by
 from workers.file_process import Answer, answer
 from workers.span_worker import SpanError
 
@@ -64,12 +63,18 @@ class FileDesk:
         self._open: list[_Open] = []
 
     def use(self, cluster: Cluster) -> None:
-        """From now on calls run as tasks of this Ray; on a cluster all over its nodes. They book nothing: they never wait for workers."""
+        """From now on calls run as tasks of this Ray; on a cluster all over its nodes. They book nothing: they never wait for workers.
+
+        Calls that an earlier Ray had, which is lost, are begun again.
+        """
         import ray
 
         self._ray = ray
         options = {"num_cpus": 0, "max_retries": 0} | ({} if cluster.local else {"scheduling_strategy": "SPREAD"})
         self._remote = ray.remote(**options)(answer)
+        for one in self._open:
+            if isinstance(one.call, _Task):
+                one.call = self._start(one.entry, one.argument)
 
     def begin(self, kind: str, key: str, entry: str, argument: object) -> None:
         """Start a call; `ended` tells of it later. entry: "package.module:function", argument: its only one"""
@@ -144,8 +149,7 @@ class _Child:
         if self._process.returncode == 0:
             return pickle.loads(answered)  # noqa: S301 - from our own child
         code = self._process.returncode
-        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"{why}\n{words.decode(errors='replace')[-LAST_WORDS:]}".strip()
+        return f"{ended_by(code)}\n{words.decode(errors='replace')[-LAST_WORDS:]}".strip()
 
     def kill(self) -> None:
         self._process.kill()

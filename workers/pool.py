@@ -12,7 +12,7 @@ from typing import Self
 
 from pipeline.errors import ConversionError
 from workers.actors import ActorMaker
-from workers.cluster import Cluster, versions
+from workers.cluster import Cluster, RayLost, versions
 from workers.crew import Crew, Worker
 from workers.deaths import kernel_kills
 from workers.elastic import Elastic
@@ -76,6 +76,7 @@ class SpanPool:
         self._local = cluster.local
         self._draining = threading.Event()
         self._aborting = threading.Event()
+        self._ray_is_lost = False
         self._crash: Exception | None = None
         self._next_progress = 0.0
         self._crew = Crew(
@@ -94,6 +95,7 @@ class SpanPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ray_is_lost = isinstance(error, RayLost)
         self.abort()
 
     def wait_ready(self) -> list[WorkerInfo]:
@@ -188,7 +190,8 @@ class SpanPool:
                 self._collect()
                 self._hand_out()
                 self._watch()
-            self._kill_all()
+            if not self._ray_is_lost:  # which takes its workers with it
+                self._kill_all()
         except Exception as error:  # noqa: BLE001 - events() and wait_ready() raise it in the caller's thread
             self._crash = error
 
