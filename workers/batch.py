@@ -124,13 +124,14 @@ def run_batch(
 
 
 def _run_on_rays(run: BatchRun, config: Config) -> None:
-    """As below, and again on another Ray when ours is lost. Raises ConversionError when that happens again and again."""
-    while True:
+    """As below, and again on another Ray when ours is lost."""
+    again = True
+    while again:
         try:
             _run_on_ray(run, config)
-            return
+            again = False
         except RayLost as lost:
-            run.ray_lost(lost)
+            again = run.ray_lost(lost)
 
 
 def _run_on_ray(run: BatchRun, config: Config) -> None:

@@ -20,7 +20,7 @@ from workers.area import Area
 from workers.batch_file import EXIT_TIME_OVER, BatchFile
 from workers.cluster import RayLost
 from workers.events import Done, Event, Failed
-from workers.failures import Failures
+from workers.failures import Failures, failure
 from workers.file_desk import Ended, FileDesk
 from workers.file_work import JOIN_FILE, PLAN_FILE
 from workers.interrupts import Interrupts
@@ -77,6 +77,7 @@ class BatchRun:
         self._in_flight: dict[SpanTask, None] = {}
         self._paused = False
         self._check: Callable[[], None] = lambda: None
+        self._given_up: ConversionError | None = None
         self._spans_done = self._done_when_lost = self._losses = 0
         self._next_status = 0.0
         self._since = time.time()
@@ -125,6 +126,8 @@ class BatchRun:
                     self._take(event)
                     if time.monotonic() >= next_turn:
                         break
+            except RayLost:
+                raise
             except ConversionError:  # the pool's thread has died
                 self._check()
                 raise
@@ -132,19 +135,25 @@ class BatchRun:
             self._turn()
         self.ended = time.monotonic()
 
-    def ray_lost(self, lost: RayLost) -> None:
-        """Its spans wait here again, its pool is gone; another Ray may be started. Raises ConversionError when that has been tried often
-        enough without a span done in between."""
+    def ray_lost(self, lost: RayLost) -> bool:
+        """Its pool and what it did are gone; what was under way waits here again. Shall another Ray be started? Not when nothing is left for
+        it, nor when that has been tried often enough without a span done in between: then all that is left has failed.
+        """
         losses = self._losses + 1 if self._spans_done == self._done_when_lost else 1
         self._losses, self._done_when_lost, self._pool = losses, self._spans_done, None
-        if losses > self._config.workers.retries:
-            raise ConversionError(
-                f"{lost}, {losses} times in a row without a span done in between: run the same command again, finished spans are kept."
-            )
+        self.desk.ray_lost()
         for task in reversed(self._in_flight):
             self._give_back(task)
         self._in_flight.clear()
+        if self._is_over():
+            return False
+        if losses > self._config.workers.retries:
+            self._given_up = ConversionError(
+                f"{lost}, {losses} times in a row without a span done in between: run the same command again, finished spans are kept."
+            )
+            return False
         self._progress.message(f"{lost}: Ray is started anew, and the spans that ran are done again")
+        return True
 
     def close(self) -> None:
         """End what is under way, and let go of every work folder."""
@@ -158,6 +167,8 @@ class BatchRun:
     def reports(self) -> list[FileReport]:
         """What became of each file, in the order in which they came; what has no report yet was interrupted."""
         by_time = self._time_is_over and not self.interrupts.draining
+        if (lost := self._given_up) is not None:
+            return [file.report or failure(file.job, lost) for file in self._files.values()]
         return [file.report or file.interrupted(by_time) for file in self._files.values()]
 
     def exit_code(self, reports: list[FileReport]) -> int:

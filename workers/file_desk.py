@@ -65,7 +65,7 @@ class FileDesk:
     def use(self, cluster: Cluster) -> None:
         """From now on calls run as tasks of this Ray; on a cluster all over its nodes. They book nothing: they never wait for workers.
 
-        Calls that an earlier Ray had, which is lost, are begun again.
+        Calls that wait for it are begun again.
         """
         import ray
 
@@ -73,8 +73,15 @@ class FileDesk:
         options = {"num_cpus": 0, "max_retries": 0} | ({} if cluster.local else {"scheduling_strategy": "SPREAD"})
         self._remote = ray.remote(**options)(answer)
         for one in self._open:
-            if isinstance(one.call, _Task):
+            if isinstance(one.call, _Waiting):
                 one.call = self._start(one.entry, one.argument)
+
+    def ray_lost(self) -> None:
+        """Its Ray is gone: what was under way there waits until `use` tells it of another."""
+        self._ray = None
+        for one in self._open:
+            if isinstance(one.call, _Task):
+                one.call = _Waiting()
 
     def begin(self, kind: str, key: str, entry: str, argument: object) -> None:
         """Start a call; `ended` tells of it later. entry: "package.module:function", argument: its only one"""
@@ -154,6 +161,16 @@ class _Child:
     def kill(self) -> None:
         self._process.kill()
         self._thread.join(timeout=10)
+
+
+class _Waiting:
+    """A call for which there is no Ray just now."""
+
+    def poll(self) -> Answer | str | None:
+        return None
+
+    def kill(self) -> None:
+        pass
 
 
 class _Task:
