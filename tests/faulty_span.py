@@ -41,7 +41,11 @@ def run_span(
 
     def failing(self: span_parts.SpanCompute, *args: object) -> Iterator[Any]:
         for number, frame in enumerate(real(self, *args)):
-            if _dead or (number == BEFORE and (first or kind == "poison") and kind in WRONGS):
+            if _dead:
+                raise torch.AcceleratorError(_dead[0])
+            if number == BEFORE and (first or kind in LASTING) and kind in WRONGS:
+                if kind == "gpu_dead":
+                    (folder.parent / "gpu_dead.lost").touch()
                 WRONGS[kind]()
             yield frame
 
@@ -78,4 +82,6 @@ def poison() -> None:
     os.abort()
 
 
-WRONGS = {"starve": starve, "gpu_memory": gpu_memory, "gpu_dead": gpu_dead, "poison": poison}
+LASTING = ("poison", "hungry")
+"""Every attempt at every span of these goes wrong."""
+WRONGS = {"hungry": starve, "starve": starve, "gpu_memory": gpu_memory, "gpu_dead": gpu_dead, "poison": poison}

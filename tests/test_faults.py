@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench.fault_kinds import has_memory_groups, remove_group
+from bench.fault_kinds import MEMORY_GROUPS, has_memory_groups, remove_group
 from bench.fault_run import Run, digests
 from configs.schema import load_config
 from pipeline import convert as conversions
 from pipeline import span_job
 from pipeline.convert import Conversion, convert, start
 from pipeline.errors import ConversionError, InputError
+from pipeline.file_report import FileReport
 from pipeline.ledger import WorkLock
 from pipeline.places import work_folder
 from tests.clips import make_clip
@@ -57,48 +58,68 @@ def expected(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 # --- in workers ---------------------------------------------------------------------------------------------------------
 
 
+def batch_of(
+    names: tuple[str, ...], clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, FileReport]:
+    """Convert copies of the clip with spans of tests/faulty_span.py on a Ray of two workers; returns their reports by name."""
+    monkeypatch.setattr(batches, "RUN_SPAN", "tests.faulty_span:run_span")
+    jobs = []
+    for name in names:
+        source = folder / "in" / f"{name}.mp4"
+        source.parent.mkdir(exist_ok=True)
+        shutil.copy(clip, source)
+        jobs.append(Job(source, folder / "out" / f"{name}.mp4"))
+    report = batches.run_batch(jobs, load_config("dashcam", None, [*WORDS, "workers.count=2", "workers.threads=1"]))
+    for attempts in (folder / "out").glob("*.attempts"):
+        for pid in attempts.read_text().split():
+            remove_group(group_of(int(pid)))
+    return {Path(one.source).stem: one for one in report.files}
+
+
 @pytest.mark.timeout(900)
 def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
     clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One batch on one Ray: the kernel's OOM killer, a full and a dead GPU, and a span that kills whoever takes it."""
-    monkeypatch.setattr(batches, "RUN_SPAN", "tests.faulty_span:run_span")
     names = ("plain", "starve", "gpu_memory", "gpu_dead", "poison")
-    jobs = []
-    for name in names:
-        source = tmp_path / "in" / f"{name}.mp4"
-        source.parent.mkdir(exist_ok=True)
-        shutil.copy(clip, source)
-        jobs.append(Job(source, tmp_path / "out" / f"{name}.mp4"))
     kills = kernel_kills()
-    config = load_config("dashcam", None, [*WORDS, "workers.count=2", "workers.threads=1"])
-    report = batches.run_batch(jobs, config)
-    said = capfd.readouterr().err
-    for pid in pids(tmp_path / "out", "starve", 0):
-        remove_group(Path(f"/sys/fs/cgroup/memory{own_group()}/sunvisor-fault-{pid}"))
-    ended = {Path(one.source).stem: one for one in report.files}
+    ended = batch_of(names, clip, tmp_path, monkeypatch)
+    said, out = capfd.readouterr().err, tmp_path / "out"
     assert {name: one.status for name, one in ended.items()} == {name: "done" for name in names} | {"poison": "failed"}
-    for name in names:
-        output = tmp_path / "out" / f"{name}.mp4"
-        if name != "poison":
-            assert output.read_bytes() == expected, name
-            assert not work_folder(output).exists()
+    for name in names[:-1]:
+        assert (out / f"{name}.mp4").read_bytes() == expected, name
+        assert not work_folder(out / f"{name}.mp4").exists()
     # The poison span is given up after two attempts, each told in the log; nothing of its file appears.
     error = ended["poison"].error or ""
-    assert "2 attempts; log in " in error and not (tmp_path / "out" / "poison.mp4").exists()
+    assert "2 attempts; log in " in error and not (out / "poison.mp4").exists()
     log = Path(error.split("log in ")[1].rstrip(").")).read_text()
     assert log.count("Attempt ") == 2 and log.count("last words of the decoder") == 2
-    # What failed once was done again in another process.
+    # What failed once was done again in another process, and one whose GPU is dead was given nothing more.
     for name in ("starve", "gpu_memory", "gpu_dead"):
-        first, second = pids(tmp_path / "out", name, 0)
+        first, second = pids(out, name, 0)
         assert first != second, name
-    dead = pids(tmp_path / "out", "gpu_dead", 0)[0]
+    dead, lost = pids(out, "gpu_dead", 0)[0], (out / "gpu_dead.lost").stat().st_mtime_ns
+    later = [path for path in out.glob("*.attempts") if path.stat().st_mtime_ns > lost]
+    assert later and not any(path.read_text().split()[-1] == str(dead) for path in later)
     assert said.count("is tried again") >= 4
-    assert not any(after_death(tmp_path / "out", names, dead)), "a process whose GPU is dead was given another span"
+    assert "use a smaller reconstruct.tile_budget_bytes" in said and "the worker is made anew" in said
     if has_memory_groups():
         assert kernel_kills() > kills
         assert "was killed for want of memory" in said and "one worker fewer" in said
-    assert "use a smaller reconstruct.tile_budget_bytes" in said and "the worker is made anew" in said
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not has_memory_groups(), reason="memory groups of the kernel need root")
+@pytest.mark.timeout(900)
+def test_a_span_that_needs_too_much_memory_costs_one_worker_and_its_file(
+    clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = batch_of(("plain", "hungry"), clip, tmp_path, monkeypatch)
+    assert (ended["plain"].status, ended["hungry"].status) == ("done", "failed")
+    assert (tmp_path / "out" / "plain.mp4").read_bytes() == expected
+    error = ended["hungry"].error or ""
+    assert "for want of memory" in error and "use fewer workers (--workers), a smaller" in error
+    assert capfd.readouterr().err.count("one worker fewer") == 1
 
 
 def pids(folder: Path, name: str, span: int) -> list[int]:
@@ -106,23 +127,11 @@ def pids(folder: Path, name: str, span: int) -> list[int]:
     return [int(line) for line in (folder / f"{name}.{span}.attempts").read_text().split()]
 
 
-def after_death(folder: Path, names: tuple[str, ...], dead: int) -> list[Path]:
-    """Attempts of that process that began after its GPU was lost."""
-    lost = (folder / "gpu_dead.0.attempts").stat().st_mtime_ns
-    taken = [path for name in names for path in folder.glob(f"{name}.*.attempts")]
-    return [
-        path
-        for path in taken
-        if path.read_text().split()[-1] == str(dead)
-        and path.stat().st_mtime_ns > lost
-        and "gpu_dead.0" not in path.name
-    ]
-
-
-def own_group() -> str:
-    """Path of our memory group."""
+def group_of(pid: int) -> Path:
+    """The memory group that a process was put into."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
-    return next((line.split(":")[2] for line in lines if ":memory:" in line), "")
+    own = next((line.split(":")[2] for line in lines if ":memory:" in line), "")
+    return MEMORY_GROUPS / own.lstrip("/") / f"sunvisor-fault-{pid}"
 
 
 def test_which_errors_wear_a_process_out_and_what_is_said() -> None:

@@ -1,7 +1,7 @@
 """A clock that jumps: Python imports this by itself in every process whose PYTHONPATH names this folder.
 
-time.time() and what is derived from it differ from the truth by the seconds in the file that SUNVISOR_CLOCK names. Clocks that only go
-forward (time.monotonic) stay as they are, as they do when a system's time is set; so do the times of files.
+time.time() differs from the truth by the seconds in the file that SUNVISOR_CLOCK names. Clocks that only go forward (time.monotonic) stay as
+they are, as they do when a system's time is set; so do the times of files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 _file = Path(os.environ.get("SUNVISOR_CLOCK", os.devnull))
-_time, _localtime, _strftime = time.time, time.localtime, time.strftime
+_time = time.time
 
 
 def _shifted() -> float:
@@ -22,5 +22,3 @@ def _shifted() -> float:
 
 
 time.time = _shifted
-time.localtime = lambda seconds=None: _localtime(_shifted() if seconds is None else seconds)
-time.strftime = lambda form, when=None: _strftime(form, time.localtime() if when is None else when)
