@@ -133,7 +133,7 @@ def kind_of(pid: int) -> str:
         return "worker"
     if program in ("raylet", "gcs_server"):
         return program.removesuffix("_server")
-    if name.startswith("ray::answer") or "workers.file_process" in name:
+    if name.startswith(("ray::answer", "ray::FileActor.run")) or "workers.file_process" in name:
         return "joiner" if _joins(pid) else "planner"
     return ""
 
