@@ -63,6 +63,7 @@ def batch_of(
 ) -> dict[str, FileReport]:
     """Convert copies of the clip with spans of tests/faulty_span.py on a Ray of two workers; returns their reports by name."""
     monkeypatch.setattr(batches, "RUN_SPAN", "tests.faulty_span:run_span")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else workers may not come up in time beside other work
     jobs = []
     for name in names:
         source = folder / "in" / f"{name}.mp4"
