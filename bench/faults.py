@@ -4,8 +4,8 @@
     python -m bench.faults --rounds 5 --seed 7
     python -m bench.faults --same-bytes         1 worker, 4 workers, three nodes of which one is killed
 
-A round: the command runs and is disturbed, by two faults that it should live with and by one that may end it, each at a moment drawn by
-chance; the same command is given again, disturbed by two more and then by one, and again until it ends with exit code 0. Then every file must have the
+A round: the command runs and is disturbed, by faults that it should live with and by one that may end it, each at a moment drawn by
+chance; the same command is given again and disturbed again, then a third time, and again until it ends with exit code 0. Then every file must have the
 bytes of the reference, and nothing else may be left: no file, no process. Writes faults.md and faults.json, or same_bytes.md and .json.
 Faults that need root (a full disk, a read-only output, the kernel's OOM killer) are left out without it.
 """
@@ -36,7 +36,7 @@ from tests.clips import bright_picture, make_clip
 
 RESULTS = ROOT / "bench" / "results"
 GENTLE, HARD = False, True
-SCRIPTS = ((GENTLE, GENTLE, HARD), (GENTLE, HARD), (GENTLE,))
+SCRIPTS = ((GENTLE, GENTLE, GENTLE, HARD), (GENTLE, GENTLE, HARD), (GENTLE, GENTLE))
 """What the first runs of a round are disturbed by: faults that a run should live with, and those that may end it."""
 MOST_RUNS = 7
 """Runs in a round, at most."""
@@ -228,13 +228,13 @@ def disturb(run: Run, faults: list[Fault], scene: Scene, found: Round) -> tuple[
 
 
 def wait_for_moment(run: Run, chance: random.Random) -> None:
-    """Until some more spans are done, none to six, and a moment more; at the beginning anywhere in the first seconds."""
+    """Until some more spans are done, none to two, and a moment more; at the beginning anywhere in the first seconds."""
     if chance.random() < 0.2:
         until = time.monotonic() + chance.uniform(0.0, 15.0)
         while not run.over and time.monotonic() < until:
             time.sleep(STEP_SECONDS)
         return
-    begun, more = run.progress(), chance.randint(0, 6)
+    begun, more = run.progress(), chance.randint(0, 2)
     # A file that appears takes its spans out of the ledgers.
     while not run.over and (now := run.progress())[1] < begun[1] + more and now[0] == begun[0]:
         time.sleep(STEP_SECONDS)
@@ -290,7 +290,10 @@ def as_markdown(data: dict[str, Any]) -> str:
     columns = ("injected", "at_once", "after_rerun", "lost", "stood_still", "differing", "left_over")
     for name, kind in data["faults"].items():
         lines.append(f"| {name} | {' | '.join(str(int(kind.get(column, 0))) for column in columns)} |")
-    lines += ["", "A run is hit by two faults in most rounds; what became of it is told beside both."]
+    lines += [
+        "",
+        "Most runs are hit by several faults; what became of the run is told beside each of them, so one that ends it counts for those before it, too.",
+    ]
     return "\n".join(lines) + "\n"
 
 
