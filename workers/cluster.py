@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.errors import ConversionError, InputError
 from workers.reaper import reaper
 
 KNOCK_SECONDS = 10.0
+NODE_SECONDS = 120.0
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -225,7 +227,7 @@ def _own_folder() -> Iterator[Path]:
 def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     """Import Ray, have it read its settings anew (it caches them per process) and keep it off stdout; shut it down at the end."""
     import ray
-    from ray._private import ray_constants
+    from ray._private import ray_constants, services
     from ray._private import utils as ray_utils
     from ray._private import worker as ray_worker
     from ray._raylet import AuthenticationTokenLoader, Config
@@ -239,13 +241,28 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     # Ray prints its remarks on dead workers to stdout, log_to_driver or not. The pool reports them; stdout is for --json.
     speak, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda data, ignore_prefix: None
     # ray.init() would take SIGTERM from whoever has it (workers.interrupts), and end the process without a report.
+    # Ray gives its raylet 30 s to come up, and no setting of it says otherwise; beside much other work it takes longer.
+    find_node, services.get_node = services.get_node, partial(_find_node, services.get_node)
     take_sigterm, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
         ray.shutdown()
+        services.get_node = find_node
         ray_worker.print_to_stdstream = speak
         ray_utils.set_sigterm_handler = take_sigterm
+
+
+def _find_node(find: Callable[..., Any], *about: object) -> Any:  # noqa: ANN401 - Ray's
+    """What Ray knows of a node that is coming up. Raises RuntimeError when that is nothing after NODE_SECONDS."""
+    deadline = time.monotonic() + NODE_SECONDS
+    while True:
+        try:
+            return find(*about)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _start(slots: int, gpus: int, store_bytes: int, began: float, folder: Path) -> Cluster:
