@@ -43,7 +43,7 @@ def run_span(
         for number, frame in enumerate(real(self, *args)):
             if _dead:
                 raise torch.AcceleratorError(_dead[0])
-            if number == BEFORE and (first or kind in LASTING) and kind in WRONGS:
+            if number == BEFORE and (first or (span == 0 and kind in LASTING)) and kind in WRONGS:
                 if kind == "gpu_dead":
                     (folder.parent / "gpu_dead.lost").touch()
                 WRONGS[kind]()
@@ -83,5 +83,5 @@ def poison() -> None:
 
 
 LASTING = ("poison", "hungry")
-"""Every attempt at every span of these goes wrong."""
+"""Every attempt at their first span goes wrong."""
 WRONGS = {"hungry": starve, "starve": starve, "gpu_memory": gpu_memory, "gpu_dead": gpu_dead, "poison": poison}

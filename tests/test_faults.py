@@ -77,7 +77,7 @@ def batch_of(
     return {Path(one.source).stem: one for one in report.files}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
     clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +111,7 @@ def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
 
 @pytest.mark.long
 @pytest.mark.skipif(not has_memory_groups(), reason="memory groups of the kernel need root")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_span_that_needs_too_much_memory_costs_one_worker_and_its_file(
     clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_clock_that_jumps_changes_no_byte_lock_or_status(
 # --- Ray ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kinds", [("raylet",), pytest.param(("gcs", "raylet"), marks=pytest.mark.long)])
 def test_a_ray_that_is_lost_is_replaced_and_the_run_goes_on(
     clip: Path, expected: bytes, tmp_path: Path, short_folder: Path, kinds: tuple[str, ...]
