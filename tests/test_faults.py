@@ -198,7 +198,7 @@ def test_a_source_that_is_deleted_meanwhile_is_told_and_goes_on_once_it_is_back(
     for place in [first] if when == "converting" else [first, *rest]:
         conversion.span_done(do_span(conversion, *place))
     source.unlink()
-    with pytest.raises(InputError, match=r"drive\.mp4: .*(cannot be read|does not exist|No such file)"):
+    with pytest.raises(InputError, match=r"drive\.mp4: .*(cannot be read|there is no such file)"):
         for place in rest if when == "converting" else ():
             do_span(conversion, *place)
         conversion.finish()
