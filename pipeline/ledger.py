@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -78,7 +79,7 @@ class WorkLock:
             pass  # the owner before us has just removed its folder
         self._file = file
         self._file.truncate(0)
-        self._file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        self._file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         self._file.flush()
 
     def release(self) -> None:

@@ -90,7 +90,8 @@ def write_span(encode: SpanEncode, write: Callable[[Path, dict[str, Path]], None
             publish(partial, work.file)
     finally:
         for one in (partial, *partials.values()):
-            one.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that has become read-only: why the span failed matters more
+                one.unlink(missing_ok=True)
 
 
 def span_line(decoded: DecodeFacts, computed: ComputeFacts, encode: SpanEncode, wall_seconds: float) -> dict[str, Any]:
@@ -194,12 +195,17 @@ class _Overlapped:
 
 @contextlib.contextmanager
 def no_space_named(folder: Path) -> Iterator[None]:
-    """A full disk is told as such, with the folder's name."""
+    """A disk that is full, or has become read-only, is told as such, with the folder's name."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ConversionError(
                 f"{folder}: no space left on the disk; free some and run the same command again, finished spans are kept."
+            ) from error
+        if error.errno == errno.EROFS:
+            raise ConversionError(
+                f"{folder}: cannot be written any more ({error.strerror}); see to the disk and run the same command again, finished spans "
+                "are kept."
             ) from error
         raise

@@ -69,6 +69,9 @@ class DeskHere:
     def use(self, cluster: object) -> None:
         pass
 
+    def ray_lost(self) -> None:
+        pass
+
     def begin(self, kind: str, key: str, entry: str, argument: object) -> None:
         self._ended.append(Ended(kind, key, answer(entry, argument)))
 

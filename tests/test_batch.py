@@ -27,6 +27,7 @@ from workers import batch_run
 from workers import status as statuses
 from workers.area import Area, area_of, find_area
 from workers.batch_run import BatchRun, Options
+from workers.cluster import RayLost
 from workers.file_desk import FileDesk
 from workers.jobs import Job
 from workers.listeners import Listeners
@@ -129,6 +130,49 @@ def test_a_file_that_kills_whoever_looks_at_it_costs_that_file(tmp_path: Path, m
     log = (tmp_path / "out" / "hostile.mp4.error.log").read_text()
     assert log.count("Attempt") == 2 and "killed by SIGSEGV" in log
     assert batch.code == 1
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_what_a_lost_ray_had_is_done_on_the_next(tmp_path: Path, losses: int) -> None:
+    """Ray is lost while spans are in flight, `losses` times in a row; with two retries three times are too many."""
+    batch, checks, left = Batch(tmp_path, retries=2), [0], [losses]
+    sources = [make_source(tmp_path / "in" / f"{number}.mp4", [10, 20, 30]) for number in range(2)]
+
+    def check() -> None:
+        checks[0] += 1
+        if left[0] and batch.pool.tasks:
+            left[0] -= 1
+            raise RayLost("Ray's process raylet has ended (killed by SIGKILL)")
+
+    def on_rays() -> None:
+        again = True
+        while again:
+            try:
+                batch.run.run(batch.pool, 2, lookers=2, check=check)
+                again = False
+            except RayLost as lost:
+                batch.pool = FakePool()
+                again = batch.run.ray_lost(lost)
+
+    batch.run.add(map(batch.job, sources))
+    assert batch.run.begin()
+    try:
+        on_rays()
+    finally:
+        batch.run.close()
+    if losses == 3:
+        errors = [one.error or "" for one in batch.run.reports()]
+        assert all(
+            "raylet has ended (killed by SIGKILL), 3 times in a row without a span done" in one for one in errors
+        )
+        assert batch.run.exit_code(batch.run.reports()) == 1
+        return
+    assert [one.status for one in batch.run.reports()] == ["done", "done"] and not left[0]
+    assert {source.name: (batch.out / source.name).read_text() for source in sources} == {
+        "0.mp4": "3 spans",
+        "1.mp4": "3 spans",
+    }
+    assert batch.said.getvalue().count("Ray is started anew") == losses
 
 
 def test_a_single_bad_file_needs_no_pool(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -668,7 +669,10 @@ def test_a_second_driver_is_told_who_works_there(
     assert isinstance(conversion, conversions.Conversion)
     report = run(output).finish(exit_code=2)
     assert report["status"] == "refused"
-    assert f"another Sunvisor is working on this output (pid {os.getpid()} since" in report["error"]
+    assert (
+        f"another Sunvisor is working on this output (pid {os.getpid()} on {socket.gethostname()} since"
+        in report["error"]
+    )
     conversion.close()
 
 
@@ -705,7 +709,7 @@ def test_the_lock_of_a_folder_that_is_just_removed_is_not_taken_for_a_new_one(tm
 @pytest.fixture
 def batch(monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path) -> Callable[..., batches.BatchReport]:
     """Runs a batch of copies of the clip in this process, a pool of Ray's replaced by PoolHere."""
-    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True})()
+    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True, "check": lambda _: None})()
     monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
     monkeypatch.setattr(batches, "SpanPool", PoolHere)
     monkeypatch.setattr(batch_run, "FileDesk", DeskHere)

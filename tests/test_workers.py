@@ -226,6 +226,14 @@ def test_files_are_looked_at_in_tasks_that_may_die(cluster: Cluster, pool: SpanP
     assert (ended["input"].answer.error.kind, ended["input"].answer.error.user_error) == ("InputError", True)
     assert ended["kill"].answer.error.kind == "WorkerDied" and len(ended["kill"].deaths) == 2
     desk.begin("plan", "again", "test_workers:call_fake", "fine")
+    desk.ray_lost()
+    assert desk.ended() == [] and desk.count("plan") == 1  # it waits for another Ray
+    desk.use(cluster)
+    while not (ended_again := desk.ended()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert ended_again[0].answer.value.startswith("fine in")
+    desk.begin("plan", "again", "test_workers:call_fake", "fine")
     assert desk.kill("plan") == ["again"] and desk.count("plan") == 0
 
 

@@ -90,13 +90,10 @@ def _answer(ended: Ended, file: Path) -> Any:  # noqa: ANN401
     if ended.deaths:
         why, *words = ended.deaths[-1].splitlines()
         _say(words)
-        fate, cause = "died", "the file is damaged, or memory is short"
+        fate, cause = f"died ({why})", "the file is damaged, or memory is short"
         if error.kind == "Stalled":
-            fate, cause = (
-                "stood still and was killed",
-                "the file is damaged, or a disk or network share does not answer",
-            )
-        text = f"the process in which it was {ended.kind} {fate} ({why}); {cause}"
+            fate, cause = why, "the file is damaged, or a disk or network share does not answer"
+        text = f"the process in which it was {ended.kind} {fate}; {cause}"
         return ConversionError(f"{file}: {text}.")
     _say(error.traceback.splitlines())
     return ConversionError(f"{file}: could not be {ended.kind} ({error.kind}: {error.message}).")

@@ -23,7 +23,7 @@ from pipeline.planning import Asked
 from workers.apart import call_each
 from workers.area import Area
 from workers.batch_run import BatchRun, Options
-from workers.cluster import connect
+from workers.cluster import RayLost, connect
 from workers.elastic import Elastic
 from workers.failures import failure
 from workers.file_work import FORESEE_FILE
@@ -118,7 +118,7 @@ def run_batch(
             with run.interrupts, contextlib.suppress(KeyboardInterrupt):
                 run.add(jobs)
                 if run.begin():
-                    _run_on_ray(run, config)
+                    _run_on_rays(run, config)
         finally:
             run.close()
         reports = run.reports()
@@ -128,6 +128,17 @@ def run_batch(
         report = BatchReport(reports, run.workers, run.threads, ready - run.began, ended - ready, code)
         run.tell("stopped" if any(one.status == "interrupted" for one in reports) else "finished", code)
         return report
+
+
+def _run_on_rays(run: BatchRun, config: Config) -> None:
+    """As below, and again on another Ray when ours is lost."""
+    again = True
+    while again:
+        try:
+            _run_on_ray(run, config)
+            again = False
+        except RayLost as lost:
+            again = run.ray_lost(lost)
 
 
 def _run_on_ray(run: BatchRun, config: Config) -> None:
@@ -152,7 +163,12 @@ def _run_on_ray(run: BatchRun, config: Config) -> None:
             stall_seconds=config.workers.stall_seconds,
         ) as pool:
             run.desk.use(cluster)
+            lookers = 2 if cluster.local else min(MOST_LOOKERS, max(2, workers // 2))
             try:
-                run.run(pool, workers, lookers=2 if cluster.local else min(MOST_LOOKERS, max(2, workers // 2)))
-            finally:
+                run.run(pool, workers, lookers, cluster.check)
+            except RayLost:
+                raise  # the tasks are gone with it, and begun again on the next
+            except BaseException:
                 run.desk.close()  # while there is a Ray to end tasks of
+                raise
+            run.desk.close()

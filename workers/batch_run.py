@@ -12,13 +12,15 @@ from typing import Any
 
 from configs.schema import Config
 from pipeline.convert import Conversion, let_go, opened, take_lock
+from pipeline.errors import ConversionError
 from pipeline.file_report import FileReport
 from pipeline.machine import Machine
 from pipeline.planning import Asked
 from workers.area import Area
 from workers.batch_file import EXIT_TIME_OVER, BatchFile
+from workers.cluster import RayLost
 from workers.events import Done, Event, Failed
-from workers.failures import Failures
+from workers.failures import Failures, failure
 from workers.file_desk import Ended, FileDesk
 from workers.file_work import JOIN_FILE, PLAN_FILE
 from workers.interrupts import Interrupts
@@ -74,6 +76,9 @@ class BatchRun:
         self._to_join: deque[BatchFile] = deque()
         self._in_flight: dict[SpanTask, None] = {}
         self._paused = False
+        self._check: Callable[[], None] = lambda: None
+        self._given_up: ConversionError | None = None
+        self._spans_done = self._done_when_lost = self._losses = 0
         self._next_status = 0.0
         self._since = time.time()
 
@@ -103,24 +108,52 @@ class BatchRun:
             self._turn()
         return not self._is_over()
 
-    def run(self, pool: SpanPool, workers: int, lookers: int) -> None:
+    def run(self, pool: SpanPool, workers: int, lookers: int, check: Callable[[], None] = lambda: None) -> None:
         """Until every file is done, has failed, or nothing more is wanted.
 
         workers: how many spans run at a time; lookers: how many files may be looked at at a time, and how many joined
+        check: raises RayLost; called before anything is believed that a Ray tells which is lost. Then goes on after `ray_lost`
         """
-        self.workers, self._pool = workers, pool
+        self.workers, self._pool, self._check = workers, pool, check
         self._progress.watch_workers(pool.alive)
         self._schedule.lookers, self._joiners = lookers, lookers
         self._turn()
         while not self._is_over():
             next_turn = time.monotonic() + TICK_SECONDS
-            for event in pool.events(TICK_SECONDS):
-                self._take(event)
-                if time.monotonic() >= next_turn:
-                    break
+            try:
+                for event in pool.events(TICK_SECONDS):
+                    self._check()
+                    self._take(event)
+                    if time.monotonic() >= next_turn:
+                        break
+            except RayLost:
+                raise
+            except ConversionError:  # the pool's thread has died
+                self._check()
+                raise
             time.sleep(max(0.0, next_turn - time.monotonic()) if not self._in_flight else 0.0)
             self._turn()
         self.ended = time.monotonic()
+
+    def ray_lost(self, lost: RayLost) -> bool:
+        """Its pool and what it did are gone; what was under way waits here again. Shall another Ray be started? Not when nothing is left for
+        it, nor when that has been tried often enough without a span done in between: then all that is left has failed.
+        """
+        losses = self._losses + 1 if self._spans_done == self._done_when_lost else 1
+        self._losses, self._done_when_lost, self._pool = losses, self._spans_done, None
+        self.desk.ray_lost()
+        for task in reversed(self._in_flight):
+            self._give_back(task)
+        self._in_flight.clear()
+        if self._is_over():
+            return False
+        if losses > self._config.workers.retries:
+            self._given_up = ConversionError(
+                f"{lost}, {losses} times in a row without a span done in between: run the same command again, finished spans are kept."
+            )
+            return False
+        self._progress.message(f"{lost}: Ray is started anew, and the spans that ran are done again")
+        return True
 
     def close(self) -> None:
         """End what is under way, and let go of every work folder."""
@@ -134,6 +167,8 @@ class BatchRun:
     def reports(self) -> list[FileReport]:
         """What became of each file, in the order in which they came; what has no report yet was interrupted."""
         by_time = self._time_is_over and not self.interrupts.draining
+        if (lost := self._given_up) is not None:
+            return [file.report or failure(file.job, lost) for file in self._files.values()]
         return [file.report or file.interrupted(by_time) for file in self._files.values()]
 
     def exit_code(self, reports: list[FileReport]) -> int:
@@ -185,6 +220,7 @@ class BatchRun:
 
     def _turn(self) -> None:
         """Take in what came, begin what may begin."""
+        self._check()
         if time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + STATUS_SECONDS
             self._listen()
@@ -230,8 +266,7 @@ class BatchRun:
             for task in self._pool.drain() if self.interrupts.draining else self._pool.recall():
                 if task in self._in_flight:
                     del self._in_flight[task]
-                    name = str(self._folders[task.workdir].job.output)
-                    self._schedule.give_back(name, (task.track, task.span), task.frames)
+                    self._give_back(task)
         if not self._stopping:
             return
         for name in self.desk.kill("plan"):
@@ -240,6 +275,10 @@ class BatchRun:
             assert file.lock is not None
             let_go(file.lock, file.job.output)
             file.lock = None
+
+    def _give_back(self, task: SpanTask) -> None:
+        name = str(self._folders[task.workdir].job.output)
+        self._schedule.give_back(name, (task.track, task.span), task.frames)
 
     def _look(self) -> None:
         """Have files looked at."""
@@ -321,6 +360,7 @@ class BatchRun:
         assert file.conversion is not None
         self._progress.show(event)
         if isinstance(event, Done):
+            self._spans_done += 1
             try:
                 file.conversion.span_done(event.result)
             except Exception as error:  # noqa: BLE001 - the ledger cannot be written: this file fails, the rest goes on

@@ -7,14 +7,16 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from pipeline.errors import ConversionError, InputError
 from workers.reaper import reaper
 
 KNOCK_SECONDS = 10.0
+NODE_SECONDS = 120.0
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,6 +95,14 @@ EXCLUDES = [
 VERSIONED = ("ray", "torch", "torchvision", "av", "numpy")
 
 
+ESSENTIAL = ("gcs_server", "raylet")
+"""Ray's own processes without which nothing goes on."""
+
+
+class RayLost(ConversionError):
+    """Our own Ray did not come up, or a process of it that everything hangs on has ended. Another one may do better."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A live connection to Ray.
@@ -101,6 +112,7 @@ class Cluster:
     session_dir: where a local Ray keeps its logs; None on somebody's cluster
     startup_seconds: from the call of connect() until Ray answered
     nodes: resources of each living node of somebody's cluster; it may change later
+    essential: name and process of those that a Ray of our own hangs on
     """
 
     address: str
@@ -110,6 +122,19 @@ class Cluster:
     gpus: float
     startup_seconds: float
     nodes: tuple[dict[str, float], ...] = ()
+    essential: tuple[tuple[str, Any], ...] = ()
+
+    def check(self) -> None:
+        """Raise RayLost when one of them has ended. Costs next to nothing; its workers end after it, so whoever sees one of them dead
+        knows by this whether it is the worker's own death."""
+        for name, process in self.essential:
+            if (code := process.poll()) is not None:
+                raise RayLost(f"Ray's process {name} has ended ({ended_by(code)})")
+
+
+def ended_by(code: int) -> str:
+    """The exit code of a process in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def versions() -> dict[str, str]:
@@ -135,7 +160,7 @@ def connect(
     slots: how many workers run at once on a Ray of our own. It books slots, not cores; ignored with an address.
     gpus: how many GPUs a Ray of our own hands out, store_bytes: how large its shared memory is; ignored with an address.
     Call it in the main thread: the kernel kills Ray's processes when the thread that started them ends.
-    Raises InputError when the cluster cannot be reached or refuses us, ConversionError when our own Ray does not start.
+    Raises InputError when the cluster cannot be reached or refuses us, RayLost when our own Ray does not start.
     """
     if address is not None and "://" in address:
         raise InputError(
@@ -202,7 +227,7 @@ def _own_folder() -> Iterator[Path]:
 def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     """Import Ray, have it read its settings anew (it caches them per process) and keep it off stdout; shut it down at the end."""
     import ray
-    from ray._private import ray_constants
+    from ray._private import ray_constants, services
     from ray._private import utils as ray_utils
     from ray._private import worker as ray_worker
     from ray._raylet import AuthenticationTokenLoader, Config
@@ -216,17 +241,32 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     # Ray prints its remarks on dead workers to stdout, log_to_driver or not. The pool reports them; stdout is for --json.
     speak, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda data, ignore_prefix: None
     # ray.init() would take SIGTERM from whoever has it (workers.interrupts), and end the process without a report.
+    # Ray gives its raylet 30 s to come up, and no setting of it says otherwise; beside much other work it takes longer.
+    find_node, services.get_node = services.get_node, partial(_find_node, services.get_node)
     take_sigterm, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
         ray.shutdown()
+        services.get_node = find_node
         ray_worker.print_to_stdstream = speak
         ray_utils.set_sigterm_handler = take_sigterm
 
 
+def _find_node(find: Callable[..., Any], *about: object) -> Any:  # noqa: ANN401 - Ray's
+    """What Ray knows of a node that is coming up. Raises RuntimeError when that is nothing after NODE_SECONDS."""
+    deadline = time.monotonic() + NODE_SECONDS
+    while True:
+        try:
+            return find(*about)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
 def _start(slots: int, gpus: int, store_bytes: int, began: float, folder: Path) -> Cluster:
-    """Start a Ray of our own. Raises ConversionError when it does not come up."""
+    """Start a Ray of our own. Raises RayLost when it does not come up."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
             "Start a Ray of our own in the main thread: its processes die with the thread that started them."
@@ -244,11 +284,12 @@ def _start(slots: int, gpus: int, store_bytes: int, began: float, folder: Path) 
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
-    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
-        raise ConversionError(
+    except Exception as error:  # a Ray that is too slow to start raises no better one
+        raise RayLost(
             f"Ray did not start on this machine: {_first_line(error)} The last lines of its logs: {_last_lines(folder)}"
         ) from error
     info = context.address_info
+    processes = ray._private.worker._global_node.all_processes
     return Cluster(
         address=info["gcs_address"],
         local=True,
@@ -256,6 +297,7 @@ def _start(slots: int, gpus: int, store_bytes: int, began: float, folder: Path) 
         cpus=slots,
         gpus=gpus,
         startup_seconds=time.monotonic() - began,
+        essential=tuple((name, one.process) for name in ESSENTIAL for one in processes[name]),
     )
 
 

@@ -22,6 +22,7 @@ class Worker:
 
     started: None while it waits to be started again; began: when it was made or, after that, when it was last seen well, or coming up
     retry_at: when it is started again; look_at: when to see whether it is there at all
+    kills: how many processes the kernel had killed for want of memory when its task began
     ref: the answer that is waited for, to hello() or run(); asked: that to pulse(); pulse: the last one
     ending: it stood still, and is being ended
     """
@@ -38,6 +39,7 @@ class Worker:
     look_at: float = 0.0
     lost: bool = False
     trouble: str = ""
+    kills: int = 0
     began: float = field(default_factory=time.monotonic)
 
 
@@ -94,6 +96,10 @@ class Crew:
         """The same for one that hung; the next one gets the whole time to start."""
         worker.began = time.monotonic()
         self.renew(worker, trouble)
+
+    def has_others(self, worker: Worker) -> bool:
+        """Would the work go on without it?"""
+        return any(one is not worker and one.info is not None and not one.lost for one in self.workers)
 
     def lose(self, worker: Worker, reason: str) -> None:
         """Give a worker up for good; the others go on."""

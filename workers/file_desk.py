@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline import heartbeat
-from workers.cluster import ROOT, Cluster
+from workers.cluster import ROOT, Cluster, ended_by
 from workers.file_actors import FileActors
 from workers.file_process import Answer, Death
 from workers.pulse import Ending, process_here
@@ -80,8 +80,20 @@ class FileDesk:
         self._open: list[_Open] = []
 
     def use(self, cluster: Cluster) -> None:
-        """From now on calls run on this Ray; on a cluster all over its nodes."""
+        """From now on calls run on this Ray; on a cluster all over its nodes. Calls that wait for it are begun again."""
         self._actors = FileActors(cluster)
+        for one in self._open:
+            if isinstance(one.call, _Waiting):
+                self._watchdog.forget(one.call)
+                one.call = self._start(one.entry, one.argument)
+
+    def ray_lost(self) -> None:
+        """Its Ray is gone: what was under way there waits until `use` tells it of another."""
+        self._actors = None
+        for one in self._open:
+            if not isinstance(one.call, _Child):
+                self._watchdog.forget(one.call)
+                one.call, one.stood_still = _Waiting(), False
 
     def begin(self, kind: str, key: str, entry: str, argument: object) -> None:
         """Start a call; `ended` tells of it later. entry: "package.module:function", argument: its only one"""
@@ -193,7 +205,7 @@ class _Child:
         if self._process.returncode == 0:
             return pickle.loads(answered)  # noqa: S301 - from our own child
         code = self._process.returncode
-        return Death(f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}", words)
+        return Death(ended_by(code), words)
 
     def beat(self) -> object:
         return heartbeat.beat_of(self._beats) or None
@@ -206,3 +218,19 @@ class _Child:
     def kill(self) -> None:
         self._process.kill()
         self._thread.join(timeout=10)
+
+
+class _Waiting:
+    """A call for which there is no Ray just now."""
+
+    def poll(self) -> Answer | Death | None:
+        return None
+
+    def beat(self) -> object:
+        return time.monotonic()  # nobody is to blame
+
+    def put_down(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass

@@ -12,8 +12,9 @@ from typing import Self
 
 from pipeline.errors import ConversionError
 from workers.actors import ActorMaker
-from workers.cluster import Cluster, versions
+from workers.cluster import Cluster, RayLost, versions
 from workers.crew import Crew, Worker
+from workers.deaths import kernel_kills
 from workers.elastic import Elastic
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.placement import Shape
@@ -27,6 +28,11 @@ START_SECONDS = 180.0
 CLUSTER_START_SECONDS = 900.0
 """How long a pool waits for its first worker; on a cluster a node may have to be bought first."""
 ONE_CPU = Shape("fused", 1, ({"CPU": 1.0},))
+STARVED = {
+    True: "the run goes on with one worker fewer",
+    False: "use fewer workers (--workers), a smaller reconstruct.tile_budget_bytes, or a machine with more memory",
+}
+"""What is said of a worker for which memory did not suffice, by whether it was given up."""
 
 
 class SpanPool:
@@ -39,6 +45,7 @@ class SpanPool:
     start_seconds: how long the pool may be without any worker before it gives up
     stall_seconds: how long a worker may stand still at a span before it is killed, and the span charged one attempt; 0 = for ever
     A worker that dies, or whose node does, is started anew wherever there is room; while there is none it waits, and the others go on.
+    When memory ran out there is one worker fewer instead, as long as others work; that costs a span an attempt the second time only.
     A worker runs one span at a time, spans begin in the order of submit(). A thread of the pool's own hands them out, so workers never
     wait for the caller. Workers start in the constructor: prepare plans while they import.
     """
@@ -67,8 +74,11 @@ class SpanPool:
         self._events: queue.Queue[Event] = queue.Queue()
         self._open = 0
         self._history: dict[SpanTask, list[str]] = {}
+        self._forgiven: set[SpanTask] = set()
+        self._local = cluster.local
         self._draining = threading.Event()
         self._aborting = threading.Event()
+        self._ray_is_lost = False
         self._crash: Exception | None = None
         self._stall_seconds = stall_seconds
         start_seconds = start_seconds or (START_SECONDS if cluster.local else CLUSTER_START_SECONDS)
@@ -89,6 +99,7 @@ class SpanPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ray_is_lost = isinstance(error, RayLost)
         self.abort()
 
     def wait_ready(self) -> list[WorkerInfo]:
@@ -183,7 +194,8 @@ class SpanPool:
                 self._collect()
                 self._hand_out()
                 self._watch()
-            self._kill_all()
+            if not self._ray_is_lost:  # which takes its workers with it
+                self._kill_all()
         except Exception as error:  # noqa: BLE001 - events() and wait_ready() raise it in the caller's thread
             self._crash = error
 
@@ -203,7 +215,8 @@ class SpanPool:
                 self._take_task_error(worker, error)
                 continue
             except self._ray.exceptions.RayError as error:
-                self._take_death(worker, _reason(error))
+                starved = isinstance(error, self._ray.exceptions.OutOfMemoryError)
+                self._take_death(worker, _reason(error), starved or (self._local and kernel_kills() > worker.kills))
                 continue
             if isinstance(answer, WorkerInfo):
                 self._take_hello(worker, answer)
@@ -244,15 +257,26 @@ class SpanPool:
             task, SpanError("RayTaskError", _reason(error), str(error), user_error=False, retry=True), str(error)
         )
 
-    def _take_death(self, worker: Worker, reason: str) -> None:
-        """A worker's process or node is gone, or does not answer any more: charge the span it ran, and have another one."""
+    def _take_death(self, worker: Worker, reason: str, starved: bool) -> None:
+        """A worker's process or node is gone, or does not answer any more: charge the span it ran, and have another one.
+
+        starved: memory ran out. Where there are others, this worker is given up, once for each span: a span that needs too much memory
+        by itself must not take them all.
+        """
         task, worker.task = worker.task, None
         info = worker.info
-        self._crew.renew(worker, reason)
+        fewer = starved and task is not None and task not in self._forgiven and self._crew.has_others(worker)
+        if task is None or not fewer:
+            self._crew.renew(worker, reason)
+        else:
+            self._forgiven.add(task)
+            self._crew.lose(worker, reason)
         if task is not None:
             where = f"process {info.pid} on {info.host}" if info else "process"
-            message = f"The worker ({where}) died while it converted span {task.span} of {task.workdir}: {reason}"
-            died = SpanError("WorkerDied", message, "", user_error=False, retry=True)
+            how = "was killed for want of memory" if starved else "died"
+            message = f"The worker ({where}) {how} while it converted span {task.span} of {task.workdir}: "
+            message += f"{STARVED[fewer]} ({reason})" if starved else reason
+            died = SpanError("OutOfMemory" if starved else "WorkerDied", message, "", user_error=False, retry=True)
             self._take_error(task, died, last_output(self._session_dir, info.pid if info else None))
 
     def _take_stall(self, worker: Worker, ending: Ending) -> None:
@@ -276,7 +300,7 @@ class SpanPool:
         """Try the span again, before all others, or give it up."""
         history = self._history.setdefault(task, [])
         history.append(f"Attempt {len(history) + 1}: {error.kind}: {error.message}\n{details}".rstrip() + "\n")
-        if error.retry and len(history) < self._retries:
+        if error.retry and len(history) < self._retries + (task in self._forgiven):
             self._events.put(Retrying(task, error, len(history)))
             with self._lock:
                 if self._draining.is_set():
@@ -293,6 +317,7 @@ class SpanPool:
         never sees an empty queue and nothing open while an event is still to come."""
         if event is not None:
             self._events.put(event)
+        self._forgiven.discard(task)
         with self._lock:
             self._open -= 1
             if event is None:
@@ -313,7 +338,7 @@ class SpanPool:
                 if task is not None:
                     self._pending.remove(task)
             if task is not None:
-                worker.task = task
+                worker.task, worker.kills = task, kernel_kills()
                 assert worker.started is not None
                 worker.ref = worker.started.actor.run.remote(task)
                 self._vigil.begin(worker)

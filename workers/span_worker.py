@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import InputError, SunvisorError
 from pipeline.heartbeat import beat
+from workers.deaths import advice, wears_out
 from workers.pulse import Pulse, be_watched, own_pulse
 
 # An OSError that trying again does not mend.
@@ -47,11 +48,12 @@ class SpanTask:
 class SpanError:
     """Why a span was not converted, as a value.
 
-    kind: the exception's class name, or WorkerDied / Stalled / NumericsClass / NoWorkers from the pool
+    kind: the exception's class name, or WorkerDied / OutOfMemory / Stalled / NumericsClass / NoWorkers from the pool
     message: one sentence or more, for the user
     traceback: for the log; empty when a process died
     user_error: True when the user can mend it (InputError)
     retry: True when another attempt may succeed
+    worn: the process in which it happened can do no other span
     """
 
     kind: str
@@ -59,6 +61,7 @@ class SpanError:
     traceback: str
     user_error: bool
     retry: bool
+    worn: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,11 @@ def describe_error(error: BaseException) -> SpanError:
         retry = True
     return SpanError(
         kind=type(error).__name__,
-        message=str(error) or type(error).__name__,
+        message="; ".join(filter(None, [str(error) or type(error).__name__, advice(error)])),
         traceback="".join(traceback.format_exception(error)),
         user_error=isinstance(error, InputError),
         retry=retry,
+        worn=wears_out(error),
     )
 
 
@@ -190,7 +194,8 @@ class SpanWorker:
             )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - returned to the pool with its traceback, never lost
             stopped = self._stop.is_set()
-            return SpanOutcome(None, None if stopped else describe_error(error), stopped, time.monotonic() - began)
+            told = describe_error(error)
+            return SpanOutcome(None, None if stopped else told, stopped, time.monotonic() - began, worn=told.worn)
         return SpanOutcome(result, None, False, time.monotonic() - began)
 
     def pulse(self) -> Pulse:

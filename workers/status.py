@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pipeline.ledger import LEDGER_NAME, LOCK_NAME
 from workers.area import AREA_NAME, Area, alive, find_area, process_lives
 from workers.progress import clock
 
-OWNER = re.compile(r"pid (?P<pid>\d+) since (?P<since>.*)")
+OWNER = re.compile(r"pid (?P<pid>\d+)(?: on (?P<host>\S+))? since (?P<since>.*)")
 SHOWN_FAILURES = 20
 
 
@@ -19,7 +20,7 @@ def status(named: Path) -> dict[str, Any]:
     """Facts on the runs at an output or a work folder, as plain data.
 
     drivers: what each driver says last, and whether it is `alive`; paused: has somebody asked for a pause
-    work: for each work folder, who has it since when, and how many spans are done of how many
+    work: for each work folder, who has it (or had it, on another machine) since when, and how many spans are done of how many
     Raises InputError where nothing is or was under way.
     """
     area = find_area(named)
@@ -45,7 +46,8 @@ def status_text(facts: dict[str, Any], now: float) -> str:
     if facts["paused"]:
         lines.append(f"paused: nothing new begins; run_pipeline.py resume {facts['place']} lets it go on")
     for work in facts["work"]:
-        owner = f"pid {work['pid']} since {work['since']}" if work["held"] else "nobody works on it"
+        host = f" on {work['host']}" if work["host"] else ""
+        owner = f"pid {work['pid']}{host} since {work['since']}" if work["held"] else "nobody works on it"
         spans = "not planned yet" if work["spans"] is None else f"{work['spans_done']}/{work['spans']} spans done"
         lines.append(f"  {work['folder']}: {spans}; {owner}")
     if not lines:
@@ -62,7 +64,7 @@ def _driver_lines(driver: dict[str, Any], now: float) -> list[str]:
     eta = driver["eta_seconds"]
     guess = "~" if driver["frames_guessed"] else ""
     lines = [
-        f"pid {driver['pid']} on {driver['host']}, since {clock(now - driver['since'])} ago: {state}",
+        f"pid {driver['pid']} on {driver['host']}, since {clock(max(0.0, now - driver['since']))} ago: {state}",
         f"  files: {files['done']} done, {files['failed']} failed, {files['planning']} being planned, "
         f"{files['joining']} being joined, {files['waiting']} waiting, {files['all']} in all",
         f"  {driver['spans_done']}/{guess}{driver['spans']} spans, {driver['frames_done']}/{guess}{driver['frames']} frames, "
@@ -89,6 +91,7 @@ def _work_folders(area: Area) -> list[Path]:
 
 def _work(folder: Path) -> dict[str, Any]:
     owner = OWNER.match(_text(folder / LOCK_NAME))
+    elsewhere = owner is not None and owner["host"] not in (None, socket.gethostname())
     try:
         plan = json.loads(_text(folder / "plan.json"))
         spans = sum(len(track["spans"]) for track in plan["tracks"])
@@ -97,8 +100,9 @@ def _work(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "pid": int(owner["pid"]) if owner else None,
+        "host": owner["host"] if owner else None,
         "since": owner["since"] if owner else None,
-        "held": bool(owner and process_lives(int(owner["pid"]))),
+        "held": elsewhere or bool(owner and process_lives(int(owner["pid"]))),  # of another machine it cannot be known
         "spans": spans,
         "spans_done": _text(folder / LEDGER_NAME).count("\n"),
     }

@@ -151,9 +151,9 @@ class StreamWorker(SpanWorker):
             result = self._convert(task, clean)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - returned to the pool with its traceback, never lost
             stopped = self._stop.is_set()
-            worn = bool(clean) and not clean[0]()
-            told = None if stopped else describe_error(error)
-            return SpanOutcome(None, told, stopped, time.monotonic() - began, worn=worn)
+            told = describe_error(error)
+            worn = told.worn or (bool(clean) and not clean[0]())
+            return SpanOutcome(None, None if stopped else told, stopped, time.monotonic() - began, worn=worn)
         return SpanOutcome(result, None, False, time.monotonic() - began)
 
     def _convert(self, task: SpanTask, clean: list[Callable[[], bool]]) -> dict[str, Any]:

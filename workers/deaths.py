@@ -1,0 +1,49 @@
+"""Deaths: what killed a worker, and which errors of a GPU leave a process that can do no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import SunvisorError
+
+VMSTAT = Path("/proc/vmstat")
+DEVICE_WORDS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "[CUDA]")
+"""What errors of a GPU say that are plain RuntimeErrors: PyTorch's of old, its libraries', Triton's."""
+MEMORY_ADVICE = "use a smaller reconstruct.tile_budget_bytes, fewer workers.per_gpu, or a GPU that nobody else uses."
+DEVICE_ADVICE = (
+    "the GPU's work of this process is lost, so the worker is made anew; when it happens again, look at the system's log (dmesg, Xid) "
+    "and at the driver."
+)
+
+
+def kernel_kills() -> int:
+    """How many processes this machine's kernel has killed for want of memory since it started; 0 where it does not tell."""
+    try:
+        words = VMSTAT.read_text().split()
+    except OSError:
+        return 0
+    return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+
+
+def wears_out(error: BaseException) -> bool:
+    """Did the GPU fail, or have no memory, in this error or in one that it came from? Then no later span of this process is to be trusted
+    with it: after a CUDA error every call fails, and what is left of a full memory is in pieces."""
+    return _is_memory(error) or _is_device(error) or (error.__cause__ is not None and wears_out(error.__cause__))
+
+
+def advice(error: BaseException) -> str:
+    """What to do about an error of a GPU, to be added to its message; empty for others, and for those that say it themselves."""
+    if isinstance(error, SunvisorError):
+        return ""
+    if _is_memory(error):
+        return MEMORY_ADVICE
+    return DEVICE_ADVICE if _is_device(error) else ""
+
+
+def _is_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
+
+
+def _is_device(error: BaseException) -> bool:
+    named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+    return named or (isinstance(error, RuntimeError) and any(word in str(error) for word in DEVICE_WORDS))
