@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,3 +32,15 @@ def real_clips() -> Path:
     if not REAL_CLIPS.is_dir():
         pytest.skip(f"no real clips at {REAL_CLIPS}")
     return REAL_CLIPS
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`convert` in this process alone: no Ray, and no process of its own for a file. For tests of what is said and written."""
+    from tests.here import DeskHere, PoolHere
+    from workers import batch, batch_run
+
+    cluster = SimpleNamespace(gpus=0, cpus=1, local=True)
+    monkeypatch.setattr(batch, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
+    monkeypatch.setattr(batch, "SpanPool", PoolHere)
+    monkeypatch.setattr(batch_run, "FileDesk", DeskHere)

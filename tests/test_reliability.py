@@ -6,7 +6,6 @@ outside. The judge is one undisturbed conversion without Ray, in this process.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
@@ -36,10 +35,9 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.ledger import WorkLock
 from pipeline.places import work_folder
 from tests.clips import make_clip
-from tests.here import DeskHere, PoolHere
 from tests.processes import stat_fields
 from workers import batch as batches
-from workers import batch_run, file_work
+from workers import file_work
 from workers.events import Done
 from workers.jobs import Job
 from workers.progress import ProgressDisplay
@@ -703,12 +701,8 @@ def test_the_lock_of_a_folder_that_is_just_removed_is_not_taken_for_a_new_one(tm
 
 
 @pytest.fixture
-def batch(monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path) -> Callable[..., batches.BatchReport]:
-    """Runs a batch of copies of the clip in this process, a pool of Ray's replaced by PoolHere."""
-    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True})()
-    monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
-    monkeypatch.setattr(batches, "SpanPool", PoolHere)
-    monkeypatch.setattr(batch_run, "FileDesk", DeskHere)
+def batch(without_ray: None, clip: Path, tmp_path: Path) -> Callable[..., batches.BatchReport]:
+    """Runs a batch of copies of the clip in this process."""
 
     def begin(count: int = 3) -> batches.BatchReport:
         jobs = []
