@@ -25,7 +25,7 @@ HANGS_SECONDS = 120
 """No file here has more than 24 small frames; on an idle machine one takes a fifth of a second."""
 PEAK_BYTES = 1_600_000_000
 """Of the whole process, torch and the encoder's own included, whatever the files say of themselves."""
-FILES, FILES_LONG = 100, 2000
+FILES, FILES_LONG = 52, 2000
 
 
 class Victim:
