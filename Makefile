@@ -10,7 +10,7 @@ setup: $(READY)
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sunvisor needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --no-compile --require-hashes --requirement requirements.lock
 	touch $(READY)
 
 demo: setup
