@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -202,6 +203,8 @@ def _own_folder() -> Iterator[Path]:
 def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     """Import Ray, have it read its settings anew (it caches them per process) and keep it off stdout; shut it down at the end."""
     import ray
+    from ray._private import node as ray_node
+    from ray._private import parameter as ray_parameter
     from ray._private import ray_constants
     from ray._private import utils as ray_utils
     from ray._private import worker as ray_worker
@@ -217,10 +220,17 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     speak, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda data, ignore_prefix: None
     # ray.init() would take SIGTERM from whoever has it (workers.interrupts), and end the process without a report.
     take_sigterm, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    # The autoscaler, the log forwarder and the head of the dashboard serve nobody here. ray.init() has no words to leave them out, and
+    # waits for the last.
+    parameters, serve = ray_parameter.RayParams, ray_node.Node.start_api_server
+    if ray_of_our_own:
+        ray_parameter.RayParams = functools.partial(parameters, no_monitor=True, include_log_monitor=False)
+        ray_node.Node.start_api_server = lambda node, **_: None
     try:
         yield
     finally:
         ray.shutdown()
+        ray_parameter.RayParams, ray_node.Node.start_api_server = parameters, serve
         ray_worker.print_to_stdstream = speak
         ray_utils.set_sigterm_handler = take_sigterm
 
