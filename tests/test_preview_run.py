@@ -279,6 +279,7 @@ def test_a_conversion_is_started_with_what_is_shown_and_told_to_every_tab(
     assert FakeConversion.made[1].told[-1] == "close"
 
 
+@pytest.mark.long  # tests/test_preview_browser_whole.py does so too, with a page that waits
 def test_two_servers_follow_each_other_on_one_port(clip: Path) -> None:
     import aiohttp
 
