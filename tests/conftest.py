@@ -26,6 +26,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device; SUNVISOR_REQUIRE_CUDA=1 makes this a failure")
 
 
+def pytest_runtest_teardown() -> None:
+    """Where it may, libsvtav1 makes the thread that opens it real-time (SCHED_FIFO 99): what runs later would starve everybody else."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
     """Folder of the real driving clips; tests that want it are extra and skip where it is not."""
