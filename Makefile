@@ -2,22 +2,32 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+PYTEST := $(PY) -m pytest -m "not long and not gpu"
+# Tests that start crowds of processes (Ray, browsers, servers) and mostly wait for them. The others go on meanwhile, in a process of their own.
+CROWDS := $(patsubst %,tests/test_%.py,cluster preview_browser preview_browser_whole preview_conversion preview_hdr_video preview_run \
+	progress_lines reliability run_log stream workers)
 
-.PHONY: setup demo test test-long test-gpu lint audit bench lock clean
+.PHONY: setup demo test test-crowds test-others test-long test-gpu lint audit bench lock clean
 
 setup: $(READY)
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sunvisor needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --no-compile --require-hashes --requirement requirements.lock
 	touch $(READY)
 
 demo: setup
 	$(PY) run_pipeline.py demo --output demo_out
 
 test: setup
-	$(PY) -m pytest -m "not long and not gpu"
+	$(MAKE) --no-print-directory -j 2 --output-sync=target test-crowds test-others
+
+test-crowds: setup
+	$(PYTEST) -p no:cacheprovider $(CROWDS)
+
+test-others: setup
+	$(PYTEST) $(addprefix --ignore=,$(CROWDS))
 
 test-long: setup
 	$(PY) -m pytest -m "long"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,9 +26,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device; SUNVISOR_REQUIRE_CUDA=1 makes this a failure")
 
 
+def pytest_runtest_teardown() -> None:
+    """Where it may, libsvtav1 makes the thread that opens it real-time (SCHED_FIFO 99): what runs later would starve everybody else."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
     """Folder of the real driving clips; tests that want it are extra and skip where it is not."""
     if not REAL_CLIPS.is_dir():
         pytest.skip(f"no real clips at {REAL_CLIPS}")
     return REAL_CLIPS
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`convert` in this process alone: no Ray, and no process of its own for a file. For tests of what is said and written."""
+    from tests.here import DeskHere, PoolHere
+    from workers import batch, batch_run
+
+    cluster = SimpleNamespace(gpus=0, cpus=1, local=True, check=lambda: None)
+    monkeypatch.setattr(batch, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
+    monkeypatch.setattr(batch, "SpanPool", PoolHere)
+    monkeypatch.setattr(batch_run, "FileDesk", DeskHere)

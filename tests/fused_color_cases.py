@@ -1,7 +1,8 @@
 """Cases of test_fused_color.py: the fused kernels beside pipeline.color on the CPU.
 
     TRITON_INTERPRET=1 python tests/fused_color_cases.py run        every case in Triton's interpreter
-    python tests/fused_color_cases.py compile                       every kernel ahead of time, without a GPU
+    python tests/fused_color_cases.py compile all                   every kernel for every GPU ahead of time, without a GPU
+    python tests/fused_color_cases.py compile some                  every kernel for one GPU, together for all
 
 Prints one JSON object. Triton reads TRITON_INTERPRET when it is imported, so the tests start a process for each. On a GPU the tests call
 `run` in their own process.
@@ -268,8 +269,8 @@ def run(device: str) -> dict[str, dict]:
     }
 
 
-def compile_all() -> dict[str, dict]:
-    """Registers, stack and local memory of every kernel for every target, by cuobjdump."""
+def compiled(which: str) -> dict[str, dict]:
+    """Registers, stack and local memory of kernels for targets, by cuobjdump. which: "all" or "some", see above"""
     lazy = "triton" not in sys.modules
     import triton
     from triton.backends.compiler import GPUTarget
@@ -283,11 +284,12 @@ def compile_all() -> dict[str, dict]:
     }  # fmt: skip
     pack = {"HLG": False, "ROWS": fused_color.PACK_ROWS, "BLOCK": fused_color.PACK_BLOCK, "stride_w": 1}
     levels = {"LEVELS": 14016, "HLG": False, "BLOCK": fused_light.LIGHT_BLOCK}
+    every = (80, 89, 90) if which == "all" else ()
     wanted = {
-        "unpack": (fused_kernels.unpack_kernel, unpack, (80, 89, 90)),
-        "pack": (fused_kernels.pack_kernel, pack, (80, 89, 90)),
+        "unpack": (fused_kernels.unpack_kernel, unpack, every or (80,)),
+        "pack": (fused_kernels.pack_kernel, pack, every or (89,)),
         "pack, hlg": (fused_kernels.pack_kernel, {**pack, "HLG": True}, (90,)),
-        "light": (fused_kernels.light_kernel, levels, (80, 89, 90)),
+        "light": (fused_kernels.light_kernel, levels, every or (80,)),
         "light, hlg": (fused_kernels.light_kernel, {**levels, "HLG": True}, (90,)),
     }
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -335,4 +337,4 @@ def argument_type(name: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(run("cpu") if sys.argv[1] == "run" else compile_all()))  # noqa: T201
+    print(json.dumps(run("cpu") if sys.argv[1] == "run" else compiled(sys.argv[2])))  # noqa: T201

@@ -20,7 +20,8 @@ from typing import Any, Self
 from workers.cluster import LOCAL_ENV, RAY_ENV
 
 ROOT = Path(__file__).resolve().parents[1]
-STORE_BYTES = 160 * 2**20
+SPARING = {"object_store_memory": 160 * 2**20, "include_log_monitor": False}
+"""Of each node."""
 
 
 class RayNodes:
@@ -86,10 +87,10 @@ def main() -> None:
         word, *told = json.loads(line)
         answer = None
         if word == "head":
-            cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES, include_dashboard=False, temp_dir=folder)
+            cluster.add_node(num_cpus=0, **SPARING, include_dashboard=False, temp_dir=folder)
             answer = cluster.address
         elif word == "add":
-            nodes.append(cluster.add_node(num_cpus=told[0], resources=told[1], object_store_memory=STORE_BYTES))
+            nodes.append(cluster.add_node(num_cpus=told[0], resources=told[1], **SPARING))
             answer = nodes[-1].node_id
         elif word == "kill":
             cluster.remove_node(nodes[told[0]], allow_graceful=False)

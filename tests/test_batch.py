@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import load_config
+from pipeline.convert import Joining
 from pipeline.errors import InputError
 from pipeline.ledger import WorkLock
+from pipeline.planning import Asked
 from run_pipeline import main
 from tests import fake_files
 from tests.fake_files import make_source
@@ -28,7 +31,8 @@ from workers import status as statuses
 from workers.area import Area, area_of, find_area
 from workers.batch_run import BatchRun, Options
 from workers.cluster import RayLost
-from workers.file_desk import FileDesk
+from workers.file_desk import Call, FileDesk
+from workers.file_process import Answer, answer
 from workers.jobs import Job
 from workers.listeners import Listeners
 from workers.progress import ProgressDisplay
@@ -112,9 +116,39 @@ def test_what_goes_wrong_with_a_file_costs_that_file(tmp_path: Path) -> None:
     assert again.reports["join failed.mp4"].spans_reused == 1
 
 
+class DeskForKillers(FileDesk):
+    """True processes for the calls that die, each of which costs seconds; the others are answered here."""
+
+    def _start(self, entry: str, argument: Asked | Joining) -> Call:
+        asked = argument if isinstance(argument, Asked) else argument.planned.prepared
+        kind = "plan" if entry == FAKE_PLAN else "join"
+        if json.loads(asked.source.read_text()).get(kind) == "die":
+            return super()._start(entry, argument)
+        return AnsweredHere(answer(entry, argument))
+
+
+@dataclass(frozen=True, eq=False)
+class AnsweredHere:
+    """A call that is over."""
+
+    answer: Answer
+
+    def poll(self) -> Answer:
+        return self.answer
+
+    def beat(self) -> None:
+        pass
+
+    def put_down(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
 def test_a_file_that_kills_whoever_looks_at_it_costs_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In true processes, which die of a segmentation fault."""
-    monkeypatch.setattr(batch_run, "FileDesk", FileDesk)
+    monkeypatch.setattr(batch_run, "FileDesk", DeskForKillers)
     sources = [
         make_source(tmp_path / "in" / "hostile.mp4", [10] * 9, plan="die"),
         make_source(tmp_path / "in" / "good.mp4", [10]),

@@ -12,6 +12,8 @@ import run_pipeline
 from tests import oracles
 from tests.clips import cut, damage_packets, make_clip
 
+pytestmark = pytest.mark.usefixtures("without_ray")
+
 FAST = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
 
 

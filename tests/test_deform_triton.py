@@ -17,10 +17,10 @@ from models.deform_conv import choose_backend, deform_conv2d, triton_launch
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (16, 32, 64)
 CAPABILITIES = (80, 89, 90)
-COMPILED = [("bfloat16", capability, width) for capability in CAPABILITIES for width in WIDTHS] + [
-    ("float32", 90, 64),
-    ("float16", 80, 64),
-]
+EVERY = {("bfloat16", capability, width) for capability in CAPABILITIES for width in WIDTHS}
+"""For the type that networks run in."""
+SOME = {("bfloat16", 80, 64), ("bfloat16", 89, 16), ("bfloat16", 90, 32), ("float32", 90, 64), ("float16", 80, 64)}
+"""Every type, every width and every GPU."""
 
 
 def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -30,28 +30,34 @@ def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_in_the_interpreter() -> None:
-    child = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_deform.py"], TRITON_INTERPRET="1")
+@pytest.mark.parametrize(
+    "which", ["not long", pytest.param("long", marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_in_the_interpreter(which: str) -> None:
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, "tests/interpreted_deform.py"]
+    child = run(words, TRITON_INTERPRET="1")
     assert child.returncode == 0, child.stdout + child.stderr
     assert "skipped" not in child.stdout
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(SOME, id="some"),
+        pytest.param(EVERY - SOME, id="the others", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
+def test_compiles_without_spills(tmp_path: Path, wanted: set[tuple[str, int, int]]) -> None:
     """What the kernels need on each GPU, compiled afresh."""
-    arguments = [str(value) for row in COMPILED for value in row]
-    child = run(["tests/compiled_deform.py", *arguments], TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("triton")))
+    arguments = [str(value) for row in sorted(wanted) for value in row]
+    child = run(["tests/compiled_deform.py", *arguments], TRITON_CACHE_DIR=str(tmp_path))
     assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout)
-
-
-@pytest.mark.parametrize(("dtype", "capability", "width"), COMPILED)
-def test_compiles_without_spills(compiled: dict[str, dict[str, int]], dtype: str, capability: int, width: int) -> None:
-    for kernel in ("forward", "map_gradient", "aim_gradient", "weight_gradient"):
-        needs = compiled[f"{kernel} {dtype} {capability} {width}"]
-        assert needs["spilled"] == 0, (kernel, needs)
-        assert needs["matrix"] and needs["wide_loads"], (kernel, needs)
-        assert needs["shared"] <= 48 * 1024, (kernel, needs)  # two programs at least share a multiprocessor of 8.9
+    compiled = json.loads(child.stdout)
+    assert len(compiled) == 4 * len(wanted)
+    for name, needs in compiled.items():
+        assert needs["spilled"] == 0, (name, needs)
+        assert needs["matrix"] and needs["wide_loads"], (name, needs)
+        assert needs["shared"] <= 48 * 1024, (name, needs)  # two programs at least share a multiprocessor of 8.9
 
 
 def test_without_triton_everything_else_works() -> None:

@@ -251,7 +251,7 @@ SHORT_SPANS = ["span.target_seconds=1", "span.min_seconds=0.8", "temporal.radius
 """Two spans a file."""
 
 
-@pytest.mark.parametrize(("words", "radius"), [([], 2), (SHORT_SPANS, 1)])
+@pytest.mark.parametrize(("words", "radius"), [pytest.param([], 2, marks=pytest.mark.long), (SHORT_SPANS, 1)])
 def test_files_of_a_drive_are_smoothed_as_the_uncut_drive(
     words: list[str], radius: int, uncut: Path, drive: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

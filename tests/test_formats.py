@@ -51,6 +51,7 @@ class Case:
     matrix, range, primaries: what the codes mean; patches: size of the patches in the coded picture (x, y)
     times: expected seconds of the frames where ffprobe cannot say (no clock); else None
     streams: (number among the source's videos, number among the output's) of each that is converted
+    model: the network; without one a case takes half the time
     """
 
     name: str
@@ -63,6 +64,7 @@ class Case:
     times: Sequence[Fraction] | None = None
     streams: Sequence[tuple[int, int]] = ((0, 0),)
     tolerance: float = 7.0
+    model: str = "neutral"
     long: bool = False
     said: str = ""
     extra: Callable[[Path, Path, FileReport], None] = field(default=lambda source, output, report: None)
@@ -270,7 +272,7 @@ def run_case(case: Case, folder: Path) -> tuple[Path, Path, FileReport]:
     made.mkdir()
     output = made / case.output
     words = [word for word in SHORT_SPANS if not ("codec=av1" in str(case.words) and "preset" in word)]
-    report = convert(source, output, load_config("dashcam", None, [*words, *case.words]))
+    report = convert(source, output, load_config("dashcam", None, [*words, f"model={case.model}", *case.words]))
     assert report.status == "done"
     for number, place in case.streams:
         check_times(source, output, case, place, number)
@@ -436,11 +438,11 @@ CASES = [
     # sampling, depth and range
     Case("h264 4:2:2", coded("a.mp4", *X264, pix="yuv422p"), long=True),
     Case("h264 4:4:4", coded("a.mp4", *X264, pix="yuv444p")),
-    Case("h264 gray", coded("a.mp4", *X264, pix="gray", tags=None)),
+    Case("h264 gray", coded("a.mp4", *X264, pix="gray", tags=None), model="tiny"),
     Case("ffv1 gray", coded("a.mkv", "-c:v", "ffv1", pix="gray", range="pc", tags=None), range="pc", long=True),
     Case("h264 full range", coded("a.mp4", *X264, range="pc", tags=True), range="pc"),
     Case("h264 full range yuvj", coded("a.mp4", *X264, pix="yuvj420p", range="pc", tags=None), range="pc", long=True),
-    Case("h264 10-bit", coded("a.mp4", *X264, pix="yuv420p10le", **H264_TAGGED), matrix="bt709", primaries="bt709"),
+    Case("h264 10-bit", coded("a.mp4", *X264, pix="yuv420p10le", **H264_TAGGED), matrix="bt709", primaries="bt709", model="tiny"),
     Case("hevc 10-bit 4:2:2", coded("a.mp4", *X265, pix="yuv422p10le"), long=True),
     Case("hevc 12-bit", coded("a.mp4", *X265, pix="yuv420p12le"), long=True),
     Case("range given", coded("a.mp4", *X264, range="pc"), words=["input.range=full"], range="pc"),
@@ -460,7 +462,7 @@ CASES = [
     Case("one keyframe", coded("a.mp4", *X264, "-g", 1000, "-sc_threshold", 0, frames=50)),
     Case("open gop h264", coded("a.mp4", *X264, "-x264-params", "open-gop=1:keyint=8:bframes=3:scenecut=0", frames=40, still=False)),
     Case("open gop hevc mkv", coded("a.mkv", *X265[:-1], "log-level=none:keyint=8:bframes=3:open-gop=1:scenecut=0", frames=40)),
-    Case("one frame", coded("a.mp4", *X264, frames=1)),
+    Case("one frame", coded("a.mp4", *X264, frames=1), model="tiny"),
     Case("two frames", coded("a.mp4", *X264, frames=2)),
     Case("one frame mkv", coded("a.mkv", *X264, frames=1), "out.mkv", long=True),
     Case("one frame ts", coded("a.ts", *X264, frames=1), long=True),
@@ -468,18 +470,18 @@ CASES = [
     Case("half a frame a second", coded("a.mp4", *X264, fps="1/2", frames=5), long=True),
     Case("240 fps", coded("a.mp4", *X264, fps="240", frames=60), tolerance=12, long=True),
     # geometry
-    Case("rotation 90", then(H264, "b.mp4", "-metadata:s:v", "rotate=90")),
+    Case("rotation 90", then(H264, "b.mp4", "-metadata:s:v", "rotate=90"), model="tiny"),
     Case("rotation 180 mov", then(H264, "b.mov", "-metadata:s:v", "rotate=180"), "out.mov", long=True),
     Case("rotation 270 mp4 to mov", then(H264, "b.mp4", "-metadata:s:v", "rotate=270"), "out.mov", long=True),
     Case("sar 4:3", coded("a.mp4", *X264, vf=",setsar=4/3")),
     Case("sar 4:3 mkv", coded("a.mkv", *X264, vf=",setsar=4/3"), "out.mkv", long=True),
     Case("sar 4:3 av1 out", coded("a.mp4", *X264, vf=",setsar=4/3"), words=["output.codec=av1", "output.preset=6"], long=True),
-    Case("odd h264 4:4:4", coded("a.mp4", *X264, pix="yuv444p", **ODD), said="odd"),
-    Case("odd vp9", coded("a.webm", *VP9, **ODD), "out.mkv"),
-    Case("odd mjpeg", coded("a.avi", *MJPEG, pix="yuvj420p", range="pc", tags=None, **ODD), "out.mov", range="pc", primaries="bt709", long=True),
-    Case("odd mpeg4", coded("a.avi", *MPEG4, **ODD), long=True),
-    Case("odd width h264 4:2:2", coded("a.mp4", *X264, pix="yuv422p", size=(86, 71)), long=True),
-    Case("interlaced h264", coded("a.mp4", *X264, "-flags", "+ilme+ildct", vf=",setfield=tff", still=True, tags=True)),
+    Case("odd h264 4:4:4", coded("a.mp4", *X264, pix="yuv444p", **ODD), said="odd", model="tiny"),
+    Case("odd vp9", coded("a.webm", *VP9, **ODD), "out.mkv", model="tiny"),
+    Case("odd mjpeg", coded("a.avi", *MJPEG, pix="yuvj420p", range="pc", tags=None, **ODD), "out.mov", range="pc", primaries="bt709", model="tiny", long=True),
+    Case("odd mpeg4", coded("a.avi", *MPEG4, **ODD), model="tiny", long=True),
+    Case("odd width h264 4:2:2", coded("a.mp4", *X264, pix="yuv422p", size=(86, 71)), model="tiny", long=True),
+    Case("interlaced h264", coded("a.mp4", *X264, "-flags", "+ilme+ildct", vf=",setfield=tff", still=True, tags=True), model="tiny"),
     Case("interlaced mpeg2 ts bff", coded("a.ts", *MPEG2, "-flags", "+ilme+ildct", "-top", 0, vf=",setfield=bff", still=True)),
     # streams
     Case("all kinds of streams mkv", many_streams("m.mkv", "srt"), "out.mkv", extra=has_streams("video", "audio", "audio", "subtitle", chapters=2), long=True),
@@ -494,7 +496,7 @@ CASES = [
     # outputs
     Case("av1 out mp4", H264, words=["output.codec=av1", "output.preset=6"]),
     Case("av1 out mkv", H264, "out.mkv", words=["output.codec=av1", "output.preset=6"], long=True),
-    Case("hlg out", H264, words=["output.transfer=hlg"]),
+    Case("hlg out", H264, words=["output.transfer=hlg"], model="tiny"),
     Case("hlg av1 mkv", H264, "out.mkv", words=["output.transfer=hlg", "output.codec=av1", "output.preset=6"], long=True),
     Case("mp4 to mov", H264, "out.mov", long=True),
     # names
@@ -514,7 +516,7 @@ def test_every_kind_of_input(case: Case, tmp_path: Path) -> None:
 def test_all_videos_of_a_file(tmp_path: Path) -> None:
     source = two_videos("t.mkv")(tmp_path)
     output = tmp_path / "out.mkv"
-    convert(source, output, load_config("dashcam", None, [*SHORT_SPANS, "input.video=all"]))
+    convert(source, output, load_config("dashcam", None, [*SHORT_SPANS, "model=neutral", "input.video=all"]))
     first = Case("first", H264)
     second = Case("second", H264, range="pc", primaries="bt709")
     for number, case in enumerate((first, second)):
@@ -533,7 +535,7 @@ def test_a_very_small_picture_is_refused_for_hevc_before_any_work_and_works_as_a
     with pytest.raises(InputError, match=f"{size[0]}x{size[1]}.*output.codec=av1"):
         convert(source, output, load_config("dashcam", None, SHORT_SPANS))
     assert not output.exists()
-    words = [*SHORT_SPANS[:2], "output.codec=av1", "output.preset=6"]
+    words = [*SHORT_SPANS[:2], "model=neutral", "output.codec=av1", "output.preset=6"]
     try:
         report = convert(source, output, load_config("dashcam", None, words))
     except (InputError, ConversionError) as error:
@@ -562,7 +564,7 @@ def check_bad(source: Path, words: Sequence[str] = ()) -> str:
     """Either one sentence that names the file, or an output that passes verify; never anything else. Says which."""
     output = source.with_name(f"{source.stem}_out.{'mkv' if source.suffix == '.mkv' else 'mp4'}")
     try:
-        convert(source, output, load_config("dashcam", None, [*SHORT_SPANS, *words]))
+        convert(source, output, load_config("dashcam", None, [*SHORT_SPANS, "model=neutral", *words]))
     except (InputError, ConversionError) as error:
         assert source.name in str(error) or output.name in str(error)
         assert not output.exists()
@@ -584,13 +586,14 @@ NEVER_SAID = {"ts"}
 
 
 @pytest.mark.parametrize(
-    "kind", ["mp4", "mkv", "faststart", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("ts", "avi"))]
+    ("kind", "step"),
+    [("mp4", 5), ("mkv", 10), ("faststart", 10), *(pytest.param(kind, 5, marks=pytest.mark.long) for kind in BAD)],
 )
-def test_files_cut_anywhere(kind: str, tmp_path: Path) -> None:
-    """Every 5 % of the file: a sentence, and with --salvage a sentence or a verified output."""
+def test_files_cut_anywhere(kind: str, step: int, tmp_path: Path) -> None:
+    """Every `step` % of the file: a sentence, and with --salvage a sentence or a verified output."""
     whole = BAD[kind](tmp_path)
     data = whole.read_bytes()
-    for part in range(5, 100, 5):
+    for part in range(5, 100, step):
         source = tmp_path / f"cut{part}{whole.suffix}"
         source.write_bytes(data[: len(data) * part // 100])
         said = check_bad(source)
@@ -601,12 +604,12 @@ def test_files_cut_anywhere(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["mkv", *(pytest.param(kind, marks=pytest.mark.long) for kind in BAD if kind != "mkv")]
+    ("kind", "count"), [("mkv", 10), *(pytest.param(kind, 20, marks=pytest.mark.long) for kind in BAD)]
 )
-def test_files_with_flipped_bytes(kind: str, tmp_path: Path) -> None:
+def test_files_with_flipped_bytes(kind: str, count: int, tmp_path: Path) -> None:
     whole = BAD[kind](tmp_path)
     data = whole.read_bytes()
-    for seed in range(20):
+    for seed in range(count):
         source = tmp_path / f"flip{seed}{whole.suffix}"
         source.write_bytes(flipped(data, seed))
         check_bad(source)

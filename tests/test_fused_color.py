@@ -29,11 +29,11 @@ BT709 = ColorSpec("bt709", "limited", "bt1886", "bt709", "left")
 PQ = OutputSpec("pq", 203.0, 1000.0)
 
 
-def child(word: str, cache: Path, **variables: str) -> dict[str, dict]:
+def child(*words: str, cache: Path, **variables: str) -> dict[str, dict]:
     """What fused_color_cases.py prints in a process of its own."""
     kept = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, cases.__file__, word],
+        [sys.executable, cases.__file__, *words],
         env={**kept, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(cache), **variables},
         capture_output=True,
         text=True,
@@ -45,12 +45,7 @@ def child(word: str, cache: Path, **variables: str) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    return child("run", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    return child("compile", tmp_path_factory.mktemp("triton"))
+    return child("run", cache=tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +96,12 @@ def test_decoders_strides_and_edges(interpreted: dict[str, dict]) -> None:
     assert interpreted["backend"]["words"] == "colour by triton: the kernels compile and run here"
 
 
-def test_compiled_ahead_without_spills_or_inexact_arithmetic(compiled: dict[str, dict]) -> None:
+@pytest.mark.parametrize(("which", "count"), [("some", 5), pytest.param("all", 11, marks=pytest.mark.long)])
+def test_compiled_ahead_without_spills_or_inexact_arithmetic(tmp_path: Path, which: str, count: int) -> None:
     """sm_80, sm_89, sm_90: no local memory, and no instruction that would round otherwise than the oracle."""
+    compiled = child("compile", which, cache=tmp_path)
     assert compiled.pop("imports") == {"triton_was_lazy": True}
-    assert len(compiled) == 11
+    assert len(compiled) == count
     for name, found in compiled.items():
         assert found["STACK"] == found["LOCAL"] == 0, name
         assert 0 < found["REG"] <= 128, name

@@ -190,7 +190,9 @@ def test_a_whole_conversion(tmp_path: Path, codec: str, container: str, transfer
     assert [digest for _, digest in ours] == [digest for _, digest in theirs]
 
 
-@pytest.mark.parametrize(("codec", "name"), [("prores", "o.mov"), ("ffv1", "o.mkv")])
+@pytest.mark.parametrize(
+    ("codec", "name"), [pytest.param("prores", "o.mov", marks=pytest.mark.long), ("ffv1", "o.mkv")]
+)
 def test_threads_and_a_stop_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, name: str
 ) -> None:

@@ -22,7 +22,9 @@ from tests.clips import cut, make_clip
 from tests.oracles import digest
 from tests.processes import descendants, stat_fields
 
-YAML = "model: neutral\nspan: {target_seconds: 0.6, min_seconds: 0.3}\noutput: {preset: ultrafast}\n"
+YAML = (
+    "model: neutral\nspan: {target_seconds: 0.6, min_seconds: 0.3}\noutput: {preset: ultrafast}\nworkers: {count: 1}\n"
+)
 KEYS = {"state", "output", "frames_done", "frames", "frames_per_second", "eta_seconds", "text"}
 PATIENCE = 180.0
 FRAMES = 160
@@ -173,5 +175,5 @@ def test_an_output_of_other_settings_is_replaced_only_when_that_is_wanted(clip: 
         assert output.read_text() == "something of the user's"
     with watched(clip, output, overwrite=True) as (conversion, _):
         conversion.start()
-        wait_until(lambda: ended(conversion))
-        assert conversion.state()["state"] == "done" and output.stat().st_size > 1000
+        wait_until(lambda: ended(conversion) or conversion.state()["frames"] > 0)
+        assert conversion.state()["state"] == "running", "it is not refused; replacing it is the work of `convert`"

@@ -202,7 +202,7 @@ def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     server.server_close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(320, 180), (321, 181)])
+@pytest.mark.parametrize(("width", "height"), [pytest.param(320, 180, marks=pytest.mark.long), (321, 181)])
 def test_chromium_plays_it_by_media_source_extensions(site: tuple[Path, str], width: int, height: int) -> None:
     folder, address = site
     times = uneven_times(KEY_FRAMES + 10, start=2.0)

@@ -26,6 +26,7 @@ import torch
 from pipeline.color import ColorSpec, PixelLayout
 from preview.live import LiveFrame
 from preview.sources import live_source
+from run_pipeline import main
 from tests.clips import make_clip
 from tests.preview_tab import Tab, opened_tab, studio_of, with_tab
 from tests.processes import descendants, stat_fields
@@ -98,14 +99,12 @@ def test_beyond_loopback_the_address_holds_a_token(clip: Path) -> None:
         (["CLIP", "--token", "short"], "8 or more"),
     ],
 )
-def test_what_the_user_can_mend_is_told_with_exit_code_2(clip: Path, words: list[str], told: str) -> None:
+def test_what_the_user_can_mend_is_told_with_exit_code_2(
+    clip: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [str(clip) if word == "CLIP" else word for word in words]
-    ended = subprocess.run(
-        [*COMMAND, "--no-browser", "--port", "0", *words], capture_output=True, text=True, timeout=250
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert told in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert main(["preview", "--no-browser", "--port", "0", *words]) == 2
+    assert told in capsys.readouterr().err
 
 
 class FakeLive:
@@ -281,6 +280,7 @@ def test_a_conversion_is_started_with_what_is_shown_and_told_to_every_tab(
     assert FakeConversion.made[1].told[-1] == "close"
 
 
+@pytest.mark.long  # tests/test_preview_browser_whole.py does so too, with a page that waits
 def test_two_servers_follow_each_other_on_one_port(clip: Path) -> None:
     import aiohttp
 

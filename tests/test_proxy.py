@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -297,7 +296,7 @@ def test_the_result_is_the_same_with_or_without_and_a_proxy_can_be_had_later(tmp
     assert proxy.read_bytes() != first
 
 
-@pytest.mark.parametrize("kind", ["sdr", "hlg"])
+@pytest.mark.parametrize("kind", [pytest.param("sdr", marks=pytest.mark.long), "hlg"])
 def test_threads_and_a_stop_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Stopped while a span's proxy is checked, and just after the result is published."""
     source = make_clip(tmp_path / "a.mp4", frames=40, width=144, height=96, gop=13, audio=True)
@@ -333,26 +332,34 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from configs.schema import load_config
-from pipeline import convert as conversions, extras, span_job
+from pipeline import convert as conversions, extras, proxy_file, span_job
 
 def die(*args, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
-source, output, moment, words = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
-if moment == "joined":
-    extras.write_proxy = die
-elif moment == "joining":
-    from pipeline import proxy_file
-    proxy_file.publish = die
-else:
-    real, seen = span_job.publish, []
-    def publish(*args):
-        seen.append(args)
-        if len(seen) == int(moment):
-            die()
-        real(*args)
-    span_job.publish = publish
-conversions.convert(source, output, load_config("dashcam", None, words))
+def killed(output, moment):
+    if moment == "joined":
+        extras.write_proxy = die
+    elif moment == "joining":
+        proxy_file.publish = die
+    else:
+        real, seen = span_job.publish, []
+        def publish(*args):
+            seen.append(args)
+            if len(seen) == int(moment):
+                die()
+            real(*args)
+        span_job.publish = publish
+    conversions.convert(source, output, load_config("dashcam", None, words))
+
+source, folder, moments, words = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(), sys.argv[4:]
+for moment in moments:
+    child = os.fork()
+    if child == 0:
+        killed(folder / moment / "o.mov", moment)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (moment, status)
 """
 
 
@@ -362,11 +369,13 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     words = [*WORDS, "output.codec=prores", "extras.proxy=sdr"]
     wanted = tmp_path / "undisturbed"
     convert(source, wanted / "o.mov", load_config("dashcam", None, words))
-    for moment in ("3", "4", "joined", "joining"):
+    moments = ("3", "4", "joined", "joining")
+    command = [sys.executable, "-c", KILLED, str(source), str(tmp_path), " ".join(moments), *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for moment in moments:
         output = tmp_path / moment / "o.mov"
-        command = [sys.executable, "-c", KILLED, str(source), str(output), moment, *words]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
         report = convert(source, output, load_config("dashcam", None, words))
         assert report.status == "done" and report.spans_reused >= 1
         for name in ("o.mov", "o.proxy.mp4"):

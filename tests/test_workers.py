@@ -331,7 +331,7 @@ def driver(tmp_path: Path) -> Iterator[Callable[[list[str]], tuple[subprocess.Po
             start_new_session=True,
         )
         started.append(process)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not (folder / "two-run").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline

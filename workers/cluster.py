@@ -227,6 +227,8 @@ def _own_folder() -> Iterator[Path]:
 def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     """Import Ray, have it read its settings anew (it caches them per process) and keep it off stdout; shut it down at the end."""
     import ray
+    from ray._private import node as ray_node
+    from ray._private import parameter as ray_parameter
     from ray._private import ray_constants, services
     from ray._private import utils as ray_utils
     from ray._private import worker as ray_worker
@@ -244,11 +246,18 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     # Ray gives its raylet 30 s to come up, and no setting of it says otherwise; beside much other work it takes longer.
     find_node, services.get_node = services.get_node, partial(_find_node, services.get_node)
     take_sigterm, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    # The autoscaler, the log forwarder and the head of the dashboard serve nobody here. ray.init() has no words to leave them out, and
+    # waits for the last.
+    parameters, serve = ray_parameter.RayParams, ray_node.Node.start_api_server
+    if ray_of_our_own:
+        ray_parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
+        ray_node.Node.start_api_server = lambda node, **_: None
     try:
         yield
     finally:
         ray.shutdown()
         services.get_node = find_node
+        ray_parameter.RayParams, ray_node.Node.start_api_server = parameters, serve
         ray_worker.print_to_stdstream = speak
         ray_utils.set_sigterm_handler = take_sigterm
 
