@@ -80,7 +80,6 @@ EXCLUDES = [
     "demo_out",
     "runs",
     "training",
-    "evaluation",
     "tools",
     "*.work",
     "*.mp4",
