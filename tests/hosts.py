@@ -21,6 +21,7 @@ PROGRAMS = ("ip", "unshare", "nsenter", "mount")
 SUBNET = "10.213.7"
 PORT = 6379
 STORE_BYTES = 160 * 2**20
+START_ATTEMPTS = 4
 INIT = """
 hostname {name}
 mount --make-rprivate /
@@ -78,12 +79,16 @@ class Hosts:
         self._begun_there.append(process)
         return process
 
-    def ray(self, number: int, *words: object, environment: dict[str, str]) -> None:
-        """`ray WORDS...` on a host. Raises CalledProcessError."""
-        program = Path(sys.executable).parent / "ray"
-        with self.popen(number, program, *words, environment=environment, stdout=-1, stderr=subprocess.STDOUT) as run:
-            out, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, out
+    def start_ray(self, number: int, *words: object, environment: dict[str, str]) -> None:
+        """`ray start WORDS...` on a host where nothing else runs. Ray allows itself 30 s for it: on a busy machine it is tried again."""
+        command = [Path(sys.executable).parent / "ray", "start", *words, f"--object-store-memory={STORE_BYTES}"]
+        for _ in range(START_ATTEMPTS):
+            with self.popen(number, *command, environment=environment, stdout=-1, stderr=subprocess.STDOUT) as run:
+                out, _ = run.communicate(timeout=300)
+            if run.returncode == 0:
+                return
+            subprocess.run(self.command(number, "sh", "-c", "kill -KILL -1"), check=True)
+        raise AssertionError(out)
 
     def cut(self, number: int) -> None:
         """Pull the cable: packets to and from the host vanish, and nobody is told."""

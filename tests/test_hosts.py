@@ -16,7 +16,7 @@ import pytest
 from configs.schema import load_config
 from pipeline.convert import convert
 from tests.clips import make_clip
-from tests.hosts import PORT, STORE_BYTES, Hosts, missing
+from tests.hosts import PORT, Hosts, missing
 from tests.test_reliability import SHORT
 from workers.cluster import RAY_ENV
 
@@ -57,7 +57,7 @@ def test_a_host_that_falls_silent_costs_its_spans_one_attempt(tmp_path: Path, tr
         roles = [["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false"]]
         roles += [[f"--address={address}", "--num-cpus=1"]] * 2
         for number, words in enumerate(roles):
-            hosts.ray(number, "start", *words, f"--object-store-memory={STORE_BYTES}", environment=environment)
+            hosts.start_ray(number, *words, environment=environment)
         wanted = ["convert", clip, "--output", tmp_path / "output/o.mp4", "--address", address, "--log", log, "--json"]
         run = hosts.popen(
             0, sys.executable, "run_pipeline.py", *wanted, *WORDS, environment=environment, stdout=-1, stderr=-1
