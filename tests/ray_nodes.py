@@ -34,7 +34,7 @@ class RayNodes:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.ray_nodes"],
             cwd=ROOT,
-            env=clean | self.environment | {"PYTHONPATH": str(ROOT)},
+            env=clean | self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -83,6 +83,10 @@ def main() -> None:
     cluster = Cluster()
     nodes = []
     folder = tempfile.mkdtemp(prefix="rays-", dir="/tmp")  # short: a socket's path has at most 107 bytes
+    # Workers have what a driver sends them and, for spans of tests/cluster_driver.py, the tests; not this checkout, as on other machines.
+    (Path(folder) / "path").mkdir()
+    (Path(folder) / "path/tests").symlink_to(ROOT / "tests")
+    os.environ["PYTHONPATH"] = f"{folder}/path"
     for line in sys.stdin:
         word, *told = json.loads(line)
         answer = None

@@ -5,6 +5,7 @@ Every node is a raylet of its own with workers of its own (tests/ray_nodes.py); 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -291,6 +292,38 @@ def test_what_travels_to_a_cluster(tmp_path: Path, excludes: list[str]) -> None:
     with packed(project, tmp_path, excludes) as package:
         files = {name for name in package.namelist() if not name.endswith("/")}
     assert set(kept) <= files and not files & set(left)
+
+
+def imported(names: set[str], module: str) -> set[str]:
+    """Files of ours that a module's file needs, itself among them. names: all files of ours; module: such a file."""
+    found, waiting = set(), [module]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
+            if isinstance(node, ast.Import):
+                wanted = [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                wanted = [str(node.module), *(f"{node.module}.{one.name}" for one in node.names)]
+            else:
+                continue
+            paths = [name.replace(".", "/") for name in wanted]
+            waiting += [one for path in paths for one in (f"{path}.py", f"{path}/__init__.py") if one in names]
+    return found
+
+
+def test_all_that_workers_import_travels(tmp_path: Path) -> None:
+    """Whatever a process of a cluster may be asked to do: spans, looks at files, joins with their report."""
+    with packed(ROOT, tmp_path, clusters.EXCLUDES) as package:
+        travels = set(package.namelist())
+    rooms = [folder for folder in ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    ours = {str(path.relative_to(ROOT)) for room in rooms for path in room.rglob("*.py")}
+    workers = {name for name in ours if name.startswith("workers/")}
+    needed = set().union(*(imported(ours, name) for name in workers))
+    assert {"reporting/page.py", "pipeline/span_job.py", "models/checkpoints.py"} <= needed
+    assert needed <= travels, f"left at home: {sorted(needed - travels)}"
 
 
 def test_a_submitted_job_keeps_its_own_folder_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,6 @@ EXCLUDES = [
     "demo_out",
     "runs",
     "training",
-    "evaluation",
     "tools",
     "*.work",
     "*.mp4",
