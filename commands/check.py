@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from commands.shared import add_command, print_json
+from commands.shared import add_command, print_json, refuse_urls
 from pipeline.errors import InputError
 
 
@@ -48,6 +48,7 @@ def add_verify(commands: Any) -> None:  # noqa: ANN401
 def _inspect(args: argparse.Namespace) -> int:
     from pipeline.describe import describe, describe_text
 
+    refuse_urls("inspect", args.file)
     facts = describe(args.file, fps=args.fps)
     text = describe_text(facts)
     if args.overlay is not None:
@@ -69,6 +70,7 @@ def _inspect(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from pipeline.verify import verify
 
+    refuse_urls("verify", args.source, args.output)
     with TemporaryDirectory() as folder:
         source = _as_video(args.source, args.output, Path(folder))
         report = replace(verify(source, args.output, full=args.full), source=str(args.source))
