@@ -24,7 +24,7 @@ from pipeline.telemetry.whole import whole_file
 from pipeline.verify import provenance_in
 from storage.cell import Note, Remote
 from storage.fetch import blocks, fetch
-from storage.publish import check_place, publish, remember_unchanged, to_publish
+from storage.publish import check_place, clear, publish, remember_unchanged, to_publish, unchanged
 from storage.ranged import RangedFile
 from storage.store import RemoteFile, Store
 from storage.urls import Url
@@ -98,7 +98,7 @@ def plan(asked: RemoteAsked, plan_file: Callable[[Asked, Earlier], Planned | Fil
         store = _store(remote.output, patience, Note(remote.cell, "looking at", remote.output, 0))
         earlier = RemoteEarlier(store, remote, config.extras.frames != "none")
     if (done := _done_already(here, remote, earlier)) is not None:
-        remote.drop_source()
+        _drop(remote)
         return done
     if remote.output is not None:
         if earlier.exists() and not earlier.facts() and not here.overwrite:
@@ -114,9 +114,11 @@ def plan(asked: RemoteAsked, plan_file: Callable[[Asked, Earlier], Planned | Fil
         found = plan_file(here, earlier)
     except InputError:
         remote.drop_source()
+        for file in unchanged(remote):
+            file.unlink()
         raise
     if isinstance(found, FileReport):
-        remote.drop_source()
+        _drop(remote)
     return found
 
 
@@ -130,6 +132,13 @@ def join(asked: RemoteJoining, write_report: WriteReport | None) -> FileReport:
         publish(_store(remote.output, asked.retry_seconds, note), remote, note)
     remote.drop_source()
     return report
+
+
+def _drop(remote: Remote) -> None:
+    """The output is made: nothing in the cell is needed, also when a run was killed just after it had published."""
+    remote.drop_source()
+    if remote.output is not None:
+        clear(remote)
 
 
 def _done_already(asked: Asked, remote: Remote, earlier: Earlier) -> FileReport | None:

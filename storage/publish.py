@@ -52,12 +52,17 @@ def publish(store: Store, remote: Remote, note: Note) -> list[Url]:
     for file in files:
         if file not in there:
             send(store, file, remote.url_of(file), journal, note.add)
+    clear(remote)
+    return [remote.url_of(file) for file in files]
+
+
+def clear(remote: Remote) -> None:
+    """Remove from a cell what is in the store."""
+    files = to_publish(remote)
     for file in files:
-        file.unlink()
+        file.unlink(missing_ok=True)
     for folder in {file.parent for file in files} - {remote.cell / "out"}:
         shutil.rmtree(folder, ignore_errors=True)
-    (remote.cell / PUBLISHED_ALREADY).unlink(missing_ok=True)
-    return [remote.url_of(file) for file in files]
 
 
 def to_publish(remote: Remote) -> list[Path]:

@@ -171,7 +171,7 @@ def _transient(url: Url, error: Exception) -> str | None:
 
 def _filesystem(scheme: str) -> Any:  # noqa: ANN401 - of fsspec
     """fsspec's filesystem, which reads credentials from the environment. Raises InputError when its package is missing."""
-    options: dict[str, Any] = {"use_listings_cache": False}
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
         told = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         options["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}} | told

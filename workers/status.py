@@ -74,7 +74,7 @@ def _driver_lines(driver: dict[str, Any], now: float) -> list[str]:
         f"  now: {one['file']}: {one['spans_done']}/{one['spans']} spans, {one['frames_done']}/{one['frames']} frames"
         for one in driver["now"]
     ]
-    lines += [f"  {_stored(one)}" for one in driver["storage"]]
+    lines += [f"  {_stored(one)}" for one in driver.get("storage", [])]
     failures = driver["failures"]
     lines += [f"  {one['status']}: {one['error']}" for one in failures[:SHOWN_FAILURES]]
     if len(failures) > SHOWN_FAILURES:
