@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from pipeline.errors import ConversionError, InputError
@@ -31,9 +32,9 @@ def fetch(store: Store, wanted: RemoteFile, target: Path, note: Note | None = No
     Raises InputError when it is gone, or the disk has no room; ConversionError when it never stays as it is.
     """
     for _ in range(ATTEMPTS):
+        _check_space(wanted, target)
         partial = _Partial(wanted, target)
         if not partial.is_complete():
-            _check_space(wanted, target, partial)
             _fetch_missing(store, wanted, partial, note)
         now = store.info(wanted.url)
         if now is None:
@@ -54,9 +55,10 @@ class _Partial:
     def __init__(self, wanted: RemoteFile, target: Path) -> None:
         self.wanted, self.target = wanted, target
         self.blocks = blocks(wanted.size)
-        self.path = target.with_name(f".{target.name}.part")
+        self.path = _partial_of(target)
         self._journal = target.with_name(f".{target.name}.fetched")
         self._head = json.dumps({"pin": wanted.pin, "size": wanted.size, "block": BLOCK_BYTES})
+        self._noting = threading.Lock()
         lines = self._lines()
         if not lines or lines[0] != self._head:
             self.forget()
@@ -73,18 +75,16 @@ class _Partial:
         return [number for number in range(len(self.blocks)) if number not in self.done]
 
     def add(self, number: int, data: bytes) -> None:
-        """Put a range on disk."""
+        """Put a range on disk, then note that it is there."""
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.pwrite(handle, data, self.blocks[number][0])
             os.fdatasync(handle)
         finally:
             os.close(handle)
-
-    def note(self, number: int, digest: str) -> None:
-        """Note that a range is on disk."""
-        with self._journal.open("a") as file:
-            file.write(f"{number} {digest}\n")
+        with self._noting, self._journal.open("a") as file:
+            file.write(f"{number} {_digest(data)}\n")
+            self.done.add(number)
 
     def finish(self) -> None:
         """The file gets its name."""
@@ -120,38 +120,39 @@ class _Partial:
 
 
 def _fetch_missing(store: Store, wanted: RemoteFile, partial: _Partial, note: Note | None) -> None:
-    def one(number: int) -> tuple[int, str]:
-        start, end = partial.blocks[number]
-        data = store.read(wanted.url, start, end)
+    def one(number: int) -> int:
+        data = store.read(wanted.url, *partial.blocks[number])
         partial.add(number, data)
-        return number, _digest(data)
+        return len(data)
 
     if note is not None:
         note.add(sum(end - start for start, end in (partial.blocks[number] for number in partial.done)))
     pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="fetch")
     try:
-        futures: list[Future[tuple[int, str]]] = [pool.submit(one, number) for number in partial.missing]
-        for future in as_completed(futures):
-            number, digest = future.result()
-            partial.note(number, digest)
-            partial.done.add(number)
+        for future in as_completed([pool.submit(one, number) for number in partial.missing]):
+            count = future.result()
             if note is not None:
-                start, end = partial.blocks[number]
-                note.add(end - start)
+                note.add(count)
     except OSError as error:
         raise InputError(f"{partial.path}: {wanted.url} cannot be written there ({error.strerror}).") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _check_space(wanted: RemoteFile, target: Path, partial: _Partial) -> None:
-    need = sum(end - start for start, end in (partial.blocks[number] for number in partial.missing))
+def _check_space(wanted: RemoteFile, target: Path) -> None:
+    """Before anything is made of the size, which is what the store says. What is there already needs no room."""
+    there = [path.stat().st_blocks * 512 for path in (_partial_of(target), target) if path.exists()]
+    need = wanted.size - sum(there)
     free = shutil.disk_usage(target.parent).free
     if free < need:
         raise InputError(
             f"{target.parent}: no space left to fetch {wanted.url}: {need / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; free "
             "some space or name another folder with workers.storage_folder."
         )
+
+
+def _partial_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
 
 
 def _digest(data: bytes) -> str:
