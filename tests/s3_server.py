@@ -107,7 +107,8 @@ class Wire:
                 first = data.split(b"\r\n", 1)[0].decode(errors="replace")
                 if re.match(r"[A-Z]+ /\S* HTTP/1", first):
                     self.requests.append(first)
-                    if self.trouble and re.search(self.only, first):
+                    only = self.only
+                    if self.trouble and re.search(only, first):
                         self.troubled += 1
                         if self.trouble == "refuse":
                             return
@@ -117,8 +118,9 @@ class Wire:
                             )
                             there.sendall(head.encode() + DENIED)
                             return
-                        while self.trouble == "stall":
+                        while self.trouble == "stall" and self.only == only:
                             time.sleep(0.05)
+                        return
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
             back.join()

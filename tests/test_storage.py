@@ -174,25 +174,31 @@ def test_an_output_of_somebody_else_is_not_replaced(lab: Lab, capfd: pytest.Capt
 def test_a_store_that_is_away_for_a_while_is_waited_for(
     lab: Lab, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    """At a request of each kind, and long enough for a time-out where nothing answers."""
-    monkeypatch.setenv("FSSPEC_S3_CONFIG_KWARGS", json.dumps({"connect_timeout": 1, "read_timeout": 1}))
+    """At a request of each kind in one conversion, and long enough for a time-out where nothing answers."""
     monkeypatch.setattr("fsspec.config.conf", {"s3": {"config_kwargs": {"connect_timeout": 1, "read_timeout": 1}}})
+    kinds = [
+        "HEAD .*in/a.mp4",
+        "GET .*list-type",
+        "POST .*uploads",
+        "GET .*in/a.mp4 ",
+        "PUT .*partNumber",
+        "POST .*uploadId",
+    ]
     told: list[str] = []
 
-    def heal_after_two(text: str) -> None:
+    def after_two(text: str) -> None:
         told.append(text)
         if text and lab.wire.troubled >= 2:
-            lab.wire.heal()
             lab.wire.troubled = 0
+            lab.wire.only = kinds.pop(0) if kinds else ""
+            lab.wire.trouble = trouble if lab.wire.only else ""
 
-    for only in ("GET .*list-type", "HEAD .*in/a.mp4", "GET .*in/a.mp4", "PUT .*partNumber", "POST .*uploadId"):
-        lab.wire.trouble, lab.wire.only, lab.wire.troubled = trouble, only, 0
-        monkeypatch.setattr("storage.cell.Note.waiting", lambda _, text: heal_after_two(text))
-        monkeypatch.setattr(Stores, "_tell", lambda _, text: heal_after_two(text))
-        assert lab.convert(lab.url("in/a.mp4"), lab.url("hdr/a.mp4"), "--overwrite") == 0, only
-        assert lab.wire.trouble == "", "the trouble was met"
-        assert lab.outputs()["a.mp4"] == local["a.mp4"]
-        lab.server.client.delete_object(Bucket=lab.bucket, Key="hdr/a.mp4")
+    monkeypatch.setattr("storage.cell.Note.waiting", lambda _, text: after_two(text))
+    monkeypatch.setattr(Stores, "_tell", lambda _, text: after_two(text))
+    lab.wire.trouble, lab.wire.only = trouble, kinds.pop(0)
+    assert lab.convert(lab.url("in/a.mp4"), lab.url("hdr/a.mp4")) == 0
+    assert not kinds and not lab.wire.trouble, "every trouble was met"
+    assert lab.outputs()["a.mp4"] == local["a.mp4"]
     assert any(one.startswith(f"waiting for {lab.url('in/a.mp4')} (") and "next try in" in one for one in told)
     assert lab.server.uploads(lab.bucket) == [] and lab.left() == []
 
@@ -304,3 +310,26 @@ def test_status_and_watching(lab: Lab, capfd: pytest.CaptureFixture[str]) -> Non
     for now[0] in (7.0, 13.0):
         watch.rescan()
     assert [job.origin for job in watch.new_jobs()] == [lab.url("in/bad.mp4")]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_true_run_outlives_a_minute_without_a_store(lab: Lab, local: dict[str, bytes]) -> None:
+    """On a Ray of its own, with the processes that it starts; the store is away while the source is fetched, then while the output is published."""
+    command = [sys.executable, "run_pipeline.py", "convert", *lab.words(lab.url("in/"), lab.url("hdr/"))]
+    command[command.index("none")] = "json"
+    for request in ("GET .*in/a.mp4 ", "PUT .*hdr/a.mp4.*partNumber"):
+        lab.wire.trouble, lab.wire.only, lab.wire.troubled = "refuse", request, 0
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not lab.wire.troubled:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        time.sleep(60)
+        lab.wire.heal()
+        said = process.communicate(timeout=PATIENCE_SECONDS)[1]
+        assert process.returncode == 2, said  # for the file that is no video
+        assert f"waiting for {lab.url('in/a.mp4' if 'GET' in request else 'hdr/a.mp4')} (" in said
+        assert "the store answers again" in said
+        assert lab.outputs() == local and lab.left() == []
+        lab.server.client.delete_object(Bucket=lab.bucket, Key="hdr/a.mp4")
