@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConversionError, InputError, SunvisorError
-from storage.store import Store
+from storage.store import Store, seconds_for
 from storage.urls import Url
 
 PART_BYTES = 16 << 20
@@ -120,5 +120,6 @@ class Multipart:
                 ) from error
 
     def _call(self, method: str, **arguments: Any) -> Any:  # noqa: ANN401 - of botocore
-        filesystem = self._store.filesystem
-        return self._store.patient(self._url, lambda: filesystem.call_s3(method, **self._place, **arguments))
+        seconds = seconds_for(len(arguments.get("Body", b"")))
+        named = self._place | arguments
+        return self._store.patient(self._url, lambda: self._store.ask("call_s3", method, seconds=seconds, **named))

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import ConversionError
 from storage.cell import PUBLISHED_ALREADY, Note, Remote
 from storage.multipart import JOURNAL_NAME, Multipart, check_writable, end_leftover
-from storage.store import Store
+from storage.store import Store, seconds_for
 from storage.urls import Url
 
 
@@ -31,7 +31,7 @@ def send(store: Store, file: Path, url: Url, journal: Path, sent: Callable[[int]
     if url.scheme == "s3":
         Multipart(store, url, journal).send(file, sent)
     else:
-        store.patient(url, lambda: store.filesystem.put_file(str(file), url.path))
+        store.patient(url, lambda: store.ask("put_file", str(file), url.path, seconds=seconds_for(size)))
         sent(size)
     found = store.info(url)
     if found is None or found.size != size:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import fsspec
@@ -17,6 +18,10 @@ from storage.urls import SCHEMES, Url, is_plain
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 REASON_CHARACTERS = 200
+REQUEST_SECONDS = 60.0
+LISTING_SECONDS = 3600.0
+SLOWEST_BYTES_A_SECOND = 100_000
+"""A request that moves fewer has stalled."""
 TRANSIENT_PACKAGES = frozenset(
     {"botocore", "aiobotocore", "aiohttp", "urllib3", "requests", "gcsfs", "google", "azure", "asyncio"}
 )
@@ -35,6 +40,11 @@ _USER = re.compile(r"//[^/@\s]*@")
 
 class ShortAnswer(OSError):
     """A store gave fewer or more bytes than were asked for."""
+
+
+def seconds_for(count: int) -> float:
+    """How long a request that moves so many bytes may take."""
+    return REQUEST_SECONDS + count / SLOWEST_BYTES_A_SECOND
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,6 @@ class Store:
     sleep: Callable[[float], object] = time.sleep
     clock: Callable[[], float] = time.monotonic
     filesystem: Any = None
-    read_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.filesystem is None:
@@ -70,7 +79,7 @@ class Store:
     def info(self, url: Url) -> RemoteFile | None:
         """The object at a URL; None when there is none. A bucket that does not exist is an InputError."""
         try:
-            found = self.patient(url, lambda: self.filesystem.info(url.path))
+            found = self.patient(url, lambda: self.ask("info", url.path))
         except FileNotFoundError:
             self.check_bucket(url)
             return None
@@ -79,7 +88,7 @@ class Store:
     def check_bucket(self, url: Url) -> None:
         """Raise InputError when the bucket of a URL does not exist."""
         try:
-            self.patient(url, lambda: self.filesystem.info(url.bucket))
+            self.patient(url, lambda: self.ask("info", url.bucket))
         except FileNotFoundError as error:
             raise InputError(f"{url}: there is no bucket '{url.bucket}'.") from error
 
@@ -87,7 +96,7 @@ class Store:
         """All objects below a folder whose place there begins with `prefix`, sorted; keys that no file can be named after are left out."""
         listed = {"detail": True} | ({"prefix": prefix} if prefix else {})
         try:
-            found = self.patient(folder, lambda: self.filesystem.find(folder.path, **listed))
+            found = self.patient(folder, lambda: self.ask("find", folder.path, seconds=LISTING_SECONDS, **listed))
         except FileNotFoundError:
             self.check_bucket(folder)
             return []
@@ -102,7 +111,7 @@ class Store:
     def matching(self, pattern: Url) -> list[RemoteFile]:
         """All objects that a glob means, sorted."""
         try:
-            found = self.patient(pattern, lambda: self.filesystem.glob(pattern.path, detail=True))
+            found = self.patient(pattern, lambda: self.ask("glob", pattern.path, seconds=LISTING_SECONDS, detail=True))
         except FileNotFoundError:
             self.check_bucket(pattern)
             return []
@@ -113,8 +122,7 @@ class Store:
         """The bytes start <= at < end of an object, exactly as many. Raises InputError when it is gone."""
 
         def ask() -> bytes:
-            data = self.filesystem.cat_file(url.path, start=start, end=end)
-            self.read_bytes += len(data)
+            data = self.ask("cat_file", url.path, seconds=seconds_for(end - start), start=start, end=end)
             if len(data) != end - start:
                 raise ShortAnswer(f"{len(data)} bytes came, {end - start} were asked for")
             return data
@@ -123,6 +131,21 @@ class Store:
             return self.patient(url, ask)
         except FileNotFoundError as error:
             raise InputError(f"{url}: the object is gone.") from error
+
+    def ask(self, method: str, *words: Any, seconds: float | None = None, **named: Any) -> Any:  # noqa: ANN401 - of fsspec
+        """One call of the filesystem's, broken off after so many seconds (default: REQUEST_SECONDS).
+
+        The clients' own time-outs do not cover a request whose body the other side never takes.
+        """
+        if not getattr(self.filesystem, "async_impl", False):
+            return getattr(self.filesystem, method)(*words, **named)
+
+        async def call() -> Any:  # noqa: ANN401
+            return await asyncio.wait_for(
+                getattr(self.filesystem, f"_{method}")(*words, **named), seconds or REQUEST_SECONDS
+            )
+
+        return asyncio.run_coroutine_threadsafe(call(), self.filesystem.loop).result()
 
     def patient(self, url: Url, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the call gives
         """What the call returns. FileNotFoundError is the caller's to explain."""
@@ -158,7 +181,8 @@ def _transient(url: Url, error: Exception) -> str | None:
     """Why it failed, when it may pass; None when the error is none of a store's. Raises InputError when it will not pass."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    unsaid = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    words = (str(error).strip() or unsaid).splitlines()[0]
     why = _USER.sub("//***@", words)[:REASON_CHARACTERS].rstrip(".")
     if isinstance(error, PermissionError):
         raise InputError(
