@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from commands.shared import add_command, print_json
+from commands.shared import add_command, print_json, refuse_urls
 from workers.apart import Compared, Inspected, call_apart
 
 INSPECT_FILE = "workers.file_work:inspect_file"
@@ -48,6 +48,7 @@ def add_verify(commands: Any) -> None:  # noqa: ANN401
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    refuse_urls("inspect", args.file)
     facts, text = call_apart(INSPECT_FILE, Inspected(args.file, args.fps, args.overlay), args.file, "looked at")
     if args.json:
         print_json(facts)
@@ -57,6 +58,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    refuse_urls("verify", args.source, args.output)
     with TemporaryDirectory() as folder:
         asked = Compared(args.source, args.output, args.full, Path(folder))
         report = call_apart(VERIFY_FILE, asked, args.output, "compared with its source")

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from commands.shared import add_command, print_json
+from commands.shared import add_command, place_of, print_json
 from configs.schema import Config, load_config, profiles
-from pipeline.errors import InputError
+from pipeline.errors import InputError, SunvisorError
+from storage.urls import Url, is_url
 
 if TYPE_CHECKING:
     from workers.jobs import Job
+    from workers.remote_found import Stores
 
 REPORT_COLUMNS = 120
 OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_0-9]+)*=", re.IGNORECASE)
@@ -43,6 +45,7 @@ def add_convert(commands: Any) -> None:  # noqa: ANN401
   run_pipeline.py convert drive.mp4 --output d.mov output.codec=prores extras.proxy=sdr    for editing, with a small video beside it
   run_pipeline.py convert @drives.txt --output hdr/             a list: one file, folder or glob a line, relative to the list
   run_pipeline.py convert sdcard/ --output hdr/ --watch         a folder that keeps filling; Ctrl-C ends it
+  run_pipeline.py convert s3://bucket/in/ --output s3://bucket/hdr/    object stores (s3://, gs://, az://), docs/storage.md
   run_pipeline.py status hdr/     and  pause hdr/,  resume hdr/: from another terminal
 
 Settings: any key of configs/schema.py as key=value; a misspelt key lists the legal ones.
@@ -60,15 +63,14 @@ goes on). With several files the rest goes on.""",
         "words",
         nargs="+",
         metavar="INPUT|key=value",
-        help="video files, folders, globs or @lists, and settings as key=value",
+        help="video files, folders, globs, URLs or @lists, and settings as key=value",
     )
     parser.add_argument(
         "--output",
         "-o",
-        type=Path,
         required=True,
-        metavar="PATH",
-        help="file to write (.mp4 .mov .mkv), or a folder for several inputs",
+        metavar="PATH|URL",
+        help="file to write (.mp4 .mov .mkv), or a folder for several inputs; also in an object store",
     )
     parser.add_argument(
         "--profile", default="dashcam", help=f"settings to start from: {', '.join(profiles())} (default: %(default)s)"
@@ -136,12 +138,24 @@ def _convert(args: argparse.Namespace) -> int:
     _apply_flags(config, args)
     if args.watch and args.dry_run:
         raise InputError("--watch and --dry-run do not go together; leave one out.")
-    wanted = config.output
-    find = functools.partial(find_jobs, inputs, args.output, wanted.container, config.extras.frames, wanted.codec)
+    args.output = place_of(args.output)
+    wanted, stores = config.output, _stores(config, args)
+    find = functools.partial(
+        find_jobs, inputs, args.output, wanted.container, config.extras.frames, wanted.codec, stores=stores
+    )
     if args.watch:
         return _run(args, config, [], [], lambda: find(watching=True)[0])
     jobs, skipped = find()
     return _show_plans(args, config, jobs) if args.dry_run else _run(args, config, jobs, skipped, None)
+
+
+def _stores(config: Config, args: argparse.Namespace) -> Stores:
+    """Where URLs are looked up."""
+    from storage.cell import storage_folder
+    from workers.remote_found import Stores
+
+    patience = 0.0 if args.watch else config.workers.storage_retry_seconds
+    return Stores(storage_folder(config.workers.storage_folder), patience, ERRORS.print)
 
 
 def _show_plans(args: argparse.Namespace, config: Config, jobs: list[Job]) -> int:
@@ -149,6 +163,10 @@ def _show_plans(args: argparse.Namespace, config: Config, jobs: list[Job]) -> in
     from pipeline.report import print_plan
     from workers.batch import plan_batch
 
+    if (remote := next((job for job in jobs if job.remote is not None), None)) is not None:
+        raise InputError(
+            f"{remote.origin}: --dry-run plans by reading whole sources, so it works on local files only; try it on a copy of one."
+        )
     console = Console()
     plans, reports = [], []
     for answer in plan_batch(jobs, config):
@@ -171,23 +189,27 @@ def _run(
     args: argparse.Namespace,
     config: Config,
     jobs: list[Job],
-    skipped: list[Path],
+    skipped: list[Path | Url],
     find: Callable[[], list[Job]] | None,
 ) -> int:
     """Convert. find: lists all jobs anew, for --watch"""
     from pipeline.report import print_results
+    from storage.cell import storage_folder
     from workers.area import area_of
     from workers.batch import run_batch
     from workers.batch_run import Options
-    from workers.watch import Watch
+    from workers.watch import RESCAN_SECONDS, STORE_RESCAN_SECONDS, Watch
 
-    area = area_of(args.output, one_file=len(jobs) == 1 and jobs[0].output == args.output)
+    one_file = len(jobs) == 1 and jobs[0].place == str(args.output)
+    folder = storage_folder(config.workers.storage_folder)
+    area = area_of(args.output, one_file=one_file, storage=folder)
     limit = None if args.max_hours is None else args.max_hours * 3600
     options = Options(overwrite=args.overwrite, paranoid=args.paranoid, max_seconds=limit)
     with contextlib.ExitStack() as stack:
         if find is not None:
             find()  # what can never be found is told at once
-            watch = stack.enter_context(Watch(find, args.still, time.monotonic, ERRORS.print))
+            pause = STORE_RESCAN_SECONDS if any(map(is_url, args.words)) else RESCAN_SECONDS
+            watch = stack.enter_context(Watch(find, args.still, time.monotonic, ERRORS.print, pause))
             options = replace(options, watch=watch.new_jobs)
         batch = run_batch(jobs, config, progress=args.progress, options=options, area=area)
     facts = batch.to_dict() | {"skipped": [str(path) for path in skipped]}
@@ -196,6 +218,10 @@ def _run(
     print_results(console, batch.files)
     try:
         area.write_report(facts, text.getvalue())
+        if isinstance(args.output, Url) and not one_file:
+            _send_report(area.folder, args.output)
+    except SunvisorError as error:
+        ERRORS.print(f"{area.folder}: the report is there, but not in the store: {error}")
     except OSError as error:
         ERRORS.print(f"{area.folder}: the report cannot be written there ({error.strerror}).")
     if args.json:
@@ -208,6 +234,16 @@ def _run(
                 f"{path}: skipped: neither a video by its name nor pictures to convert", markup=False, soft_wrap=True
             )
     return batch.exit_code
+
+
+def _send_report(folder: Path, output: Url) -> None:
+    """Publish a batch's report beside its outputs in a store. One attempt: it is here as well."""
+    from storage.publish import send
+    from storage.store import Store
+    from workers.area import AREA_NAME, REPORT_NAME, REPORT_TEXT_NAME
+
+    for name in (REPORT_NAME, REPORT_TEXT_NAME):
+        send(Store(output.scheme), folder / name, output.join(f"{AREA_NAME}/{name}"), folder / "upload.json")
 
 
 def _apply_flags(config: Config, args: argparse.Namespace) -> None:

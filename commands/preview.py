@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.shared import add_command
+from commands.shared import add_command, refuse_urls
 from configs.schema import load_config, profiles
 from pipeline.errors import InputError
 
@@ -73,6 +73,7 @@ def _preview(args: argparse.Namespace) -> int:
 
     overrides = [word for word in args.words if OVERRIDE.match(word) and not Path(word).exists()]
     inputs = [word for word in args.words if word not in overrides]
+    refuse_urls("preview", *inputs, args.output or "")
     if args.fps is not None:
         overrides.append(f"input.fps={args.fps}")
     if not inputs:

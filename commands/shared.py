@@ -6,7 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from pipeline.errors import InputError
+from storage.urls import SCHEMES, Url, is_url, parse_url
 
 
 def add_command(
@@ -22,6 +26,20 @@ def add_command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def place_of(text: str) -> Path | Url:
+    """A word that names a place: a path, or the URL of an object store. Raises InputError for other URLs."""
+    return parse_url(text) if is_url(text) else Path(text)
+
+
+def refuse_urls(command: str, *words: Path | str) -> None:
+    """Raise InputError when a word is the URL of an object store, which this command cannot read."""
+    for word in words:
+        scheme, _, rest = str(word).partition(":/")  # a Path has one slash of the two
+        if scheme in SCHEMES and rest:
+            url = f"{scheme}://{rest.lstrip('/')}"
+            raise InputError(f"{url}: {command} reads local files only; download it first (convert takes URLs).")
 
 
 def print_json(data: dict[str, Any]) -> None:

@@ -183,6 +183,9 @@ class WorkersConfig:
     log: file for a log of the run in JSON lines, rotated by size; null = none
     topology: fused = a worker decodes, computes and encodes in one process; stream = in three, which may be on other nodes: for GPU nodes with
         too few cores to encode (docs/cluster.md says when)
+    storage_folder: where conversions from and to object stores are worked on (docs/storage.md); null = ~/.cache/sunvisor/storage. On a cluster a
+        folder that all nodes share
+    storage_retry_seconds: for how long an object store that does not answer is waited for
     max: with count 0 on a cluster the pool follows the cluster's size, up to that many workers; 0 = as many as fit
     """
 
@@ -199,6 +202,8 @@ class WorkersConfig:
     memory_bytes: int = 0
     metrics_port: int = 0
     log: str | None = None
+    storage_folder: str | None = None
+    storage_retry_seconds: float = 600.0
 
 
 @dataclass
@@ -267,6 +272,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "workers.work_limit": (0, 1000),
     "workers.memory_bytes": (0, 1 << 50),
     "workers.metrics_port": (0, 65535),
+    "workers.storage_retry_seconds": (0, 1_000_000),
 }
 
 

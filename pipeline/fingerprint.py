@@ -38,22 +38,29 @@ class Fingerprint:
     key: str
 
 
-def fingerprint(source: Path, output: Path, config: Config, machine: Machine, run: Run | None = None) -> Fingerprint:
+def fingerprint(
+    source: Path,
+    output: Path,
+    config: Config,
+    machine: Machine,
+    run: Run | None = None,
+    ends: tuple[int, str] | None = None,
+) -> Fingerprint:
     """The fingerprint of a conversion that may be done already. Raises InputError when the source cannot be read.
 
-    run: the pictures that are the source
+    run: the pictures that are the source; ends: size and hash_ends() of a source that is not here
     """
-    size, ends = _ends([source] if run is None else run.files)
+    size, hashed = ends or _ends([source] if run is None else run.files)
     facts: list[Any] = [PLAN_VERSION, planned_settings_hash(config, machine), machine.model_sha256]
     facts += [
         machine.numerics_class,
         choose_container(output, config.output.container, machine.encoder.codec),
         size,
-        ends,
+        hashed,
     ]
     facts += [str(run.rate(rate_asked(config))) if run is not None else None]
     facts += [_neighbours(source) if config.drive.join and run is None else None]
-    return Fingerprint(size, ends, hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest())
+    return Fingerprint(size, hashed, hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest())
 
 
 def _neighbours(source: Path) -> list[tuple[int, str] | None]:
@@ -64,17 +71,22 @@ def _neighbours(source: Path) -> list[tuple[int, str] | None]:
     return [_ends([source.parent / drive.names[one]]) if 0 <= one < len(drive.names) else None for one in places]
 
 
-def _ends(files: Sequence[Path]) -> tuple[int, str]:
-    """Size of all files, and a hash of each one's size, the first file's first MiB and the last file's last MiB."""
+def hash_ends(sizes: Sequence[int], first: bytes, last: bytes) -> str:
+    """Hash (hex) of the sizes of a source's files, the first file's first END_BYTES and the last file's last ones; fewer where it is shorter."""
     state = hashlib.blake2b(digest_size=16)
+    for part in (json.dumps(list(sizes)).encode(), first, last):
+        state.update(part)
+    return state.hexdigest()
+
+
+def _ends(files: Sequence[Path]) -> tuple[int, str]:
+    """Size of all files, and their hash_ends()."""
     try:
         sizes = [file.stat().st_size for file in files]
-        state.update(json.dumps(sizes).encode())
         with files[0].open("rb") as file:
-            state.update(file.read(END_BYTES))
+            first = file.read(END_BYTES)
         with files[-1].open("rb") as file:
             file.seek(max(0, sizes[-1] - END_BYTES))
-            state.update(file.read(END_BYTES))
+            return sum(sizes), hash_ends(sizes, first, file.read(END_BYTES))
     except OSError as error:
         raise InputError(f"{error.filename or files[0]}: cannot be read ({error.strerror}).") from error
-    return sum(sizes), state.hexdigest()

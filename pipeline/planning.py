@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.schema import Config, DriveConfig
 from pipeline import frame_files
+from pipeline.earlier import Earlier
 from pipeline.errors import InputError
 from pipeline.extras import extra_files
 from pipeline.file_report import FileReport
@@ -28,7 +29,6 @@ from pipeline.prepare import (
 from pipeline.proxy_file import proxies_current
 from pipeline.sequence import Run, wrap
 from pipeline.span_job import no_space_named
-from pipeline.verify import read_provenance
 
 WRAPPED_NAME = "pictures.mov"
 """The file in the work folder that stands for a run of pictures."""
@@ -72,29 +72,29 @@ class Planned:
         return dataclasses.replace(self, prepared=dataclasses.replace(self.prepared, indices=(), lent=()))
 
 
-def plan_file(asked: Asked) -> Planned | FileReport:
+def plan_file(asked: Asked, earlier: Earlier | None = None) -> Planned | FileReport:
     """Plan a conversion and leave the indices in its work folder; a FileReport comes back instead when the output is there already.
 
+    earlier: what is where the output goes; None: what the disk says
     Raises InputError when the source cannot be converted, or another file stands where the output would.
     """
     source, config, machine = asked.source, asked.config, asked.machine or this_machine(asked.config)
-    earlier = provenance_of(asked.output) if asked.output.exists() else {}
+    earlier = earlier or Earlier(asked.output)
+    facts = earlier.facts()
     quick = fingerprint(source, asked.output, config, machine, asked.run)
-    recorded = earlier.get(QUICK_KEY)
-    quickly = not asked.paranoid and config.extras.proxy == "none"  # a proxy is known by the plan alone
-    if quickly and recorded == dataclasses.asdict(quick) and _beside_is_there(asked, earlier):
-        return _already_done(asked, earlier, machine.model_restores_highlights)
+    if is_done(asked, earlier, facts, quick):
+        return already_done(asked, facts, machine.model_restores_highlights)
     if asked.run is not None:
         with no_space_named(asked.output.parent):
             source, config = wrapped(asked.run, work_folder(asked.output), config)
     stamp = stamp_of(source)
     prepared = make_plan(source, asked.output, config, asked.frames, machine=machine)
-    if not asked.output.exists():
+    if not earlier.exists():
         frame_files.refuse_frames(prepared.frames, overwrite=asked.overwrite)
     else:
-        same = earlier.get("identity") == prepared.plan.identity()
-        if same and _beside_is_there(asked, earlier) and proxies_current(prepared):
-            return _already_done(asked, earlier, prepared.plan.model_restores_highlights)
+        same = facts.get("identity") == prepared.plan.identity()
+        if same and _beside_is_there(asked, earlier, facts) and proxies_current(prepared, earlier.tags):
+            return already_done(asked, facts, prepared.plan.model_restores_highlights)
         if not (same or asked.overwrite):
             raise InputError(
                 f"{asked.output}: there is a file already, made from another source or with other settings; --overwrite replaces it."
@@ -123,31 +123,30 @@ def stamp_of(source: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def provenance_of(output: Path) -> dict[str, Any]:
-    """What an earlier output says of itself; empty when the file is none of ours."""
-    try:
-        return read_provenance(output).facts
-    except InputError:
-        return {}
+def is_done(asked: Asked, earlier: Earlier, facts: dict[str, Any], quick: Fingerprint) -> bool:
+    """Does a fingerprint tell that the output is made already? facts: earlier.facts()"""
+    quickly = not asked.paranoid and asked.config.extras.proxy == "none"  # a proxy is known by the plan alone
+    return quickly and facts.get(QUICK_KEY) == dataclasses.asdict(quick) and _beside_is_there(asked, earlier, facts)
 
 
-def _beside_is_there(asked: Asked, earlier: dict[str, Any]) -> bool:
+def _beside_is_there(asked: Asked, earlier: Earlier, facts: dict[str, Any]) -> bool:
     """Is everything there that was asked for beside the output?"""
-    extras, tracks = asked.config.extras, earlier["tracks"]
+    extras, tracks = asked.config.extras, facts["tracks"]
     wanted = [name for name, value in dataclasses.asdict(extras).items() if value is True]
     files = [file for paths in extra_files(asked.output, len(tracks), wanted).values() for file in paths]
     if extras.frames != "none":
         files += asked.frames or frame_files.frame_paths(asked.output, tracks[0]["frames"], extras.frames)
-    return all(file.exists() for file in files)
+    return all(earlier.has(file) for file in files)
 
 
-def _already_done(asked: Asked, earlier: dict[str, Any], restores_highlights: bool) -> FileReport:
+def already_done(asked: Asked, facts: dict[str, Any], restores_highlights: bool) -> FileReport:
+    """The report of an output that is there already. facts: what it says of itself"""
     return FileReport(
         str(asked.source),
         str(asked.output),
         "already done",
-        frames=sum(track["frames"] for track in earlier["tracks"]),
-        max_cll_nits=earlier.get("max_cll"),
-        max_fall_nits=earlier.get("max_fall"),
+        frames=sum(track["frames"] for track in facts["tracks"]),
+        max_cll_nits=facts.get("max_cll"),
+        max_fall_nits=facts.get("max_fall"),
         restores_highlights=restores_highlights,
     )

@@ -82,7 +82,7 @@ def choose_container(output: Path, wanted: str, codec: str = "hevc") -> str:
 
 def refuse_output(source: Path, output: Path) -> None:
     """Raise InputError when the output is the source itself or a folder. Writes nothing."""
-    if output.exists() and output.samefile(source):
+    if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"{output}: the output is the source itself; name another file.")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; name a file, or give several inputs to fill a folder.")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-
-import av
 
 from pipeline.assemble import assemble
 from pipeline.encode import publish
@@ -28,11 +26,14 @@ def proxy_path(output: Path, track: int = 0) -> Path:
     return output.with_name(output.stem + (f".{track}" if track else "") + SUFFIX)
 
 
-def proxies_current(prepared: Prepared) -> bool:
-    """Whether the proxies that the plan asks for are there, of this kind and made with this result; True where none is asked for."""
+def proxies_current(prepared: Prepared, tags_of: Callable[[Path], Mapping[str, str]]) -> bool:
+    """Whether the proxies that the plan asks for are there, of this kind and made with this result; True where none is asked for.
+
+    tags_of: a video's tags; none where it is not there or cannot be read
+    """
     proxy = proxy_in(prepared.plan.extras)
     wanted = [] if proxy is None else [proxy_path(prepared.output, track) for track in range(len(prepared.plan.tracks))]
-    return all(_facts(path) == _made_of(prepared, proxy) for path in wanted if proxy is not None)
+    return all(_facts(tags_of(path)) == _made_of(prepared, proxy) for path in wanted if proxy is not None)
 
 
 def write_proxy(prepared: Prepared, track: int, files: Sequence[Path], shift: Fraction, target: Path) -> list[str]:
@@ -74,11 +75,10 @@ def _made_of(prepared: Prepared, proxy: Proxy) -> dict[str, str]:
     return {"version": VERSION, "identity": prepared.plan.identity(), "proxy": proxy.name}
 
 
-def _facts(path: Path) -> dict[str, str]:
+def _facts(tags: Mapping[str, str]) -> dict[str, str]:
     """What a proxy says of itself, without its times; empty when it is none of ours, or not there."""
     try:
-        with av.open(str(path)) as file:
-            facts = json.loads(file.metadata.get(TAG, "{}"))
-    except (av.FFmpegError, OSError, ValueError):
+        facts = json.loads(tags.get(TAG, "{}"))
+    except ValueError:
         return {}
     return {name: text for name, text in facts.items() if name != "shift_seconds"}

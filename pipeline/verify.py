@@ -140,7 +140,12 @@ def verify(
 def read_provenance(path: Path) -> _Provenance:
     """The JSON that Sunvisor leaves in the tag `sunvisor`. Raises InputError when the file cannot be opened."""
     with open_video(path, "output") as container:
-        tags = {key.lower(): value for key, value in container.metadata.items()}
+        return provenance_in(container.metadata)
+
+
+def provenance_in(metadata: Mapping[str, str]) -> _Provenance:
+    """The same, from a container's tags."""
+    tags = {key.lower(): value for key, value in metadata.items()}
     try:
         facts = json.loads(tags.get(PROVENANCE_KEY, ""))
         found = _Provenance(True, facts)

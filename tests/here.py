@@ -78,6 +78,9 @@ class DeskHere:
     def count(self, kind: str) -> int:
         return sum(one.kind == kind for one in self._ended)
 
+    def under_way(self) -> list[str]:
+        return [one.key for one in self._ended]
+
     def ended(self) -> list[Ended]:
         ended, self._ended = self._ended, []
         return ended

@@ -1,6 +1,6 @@
 """Area: the folder through which another terminal sees a run and speaks to it.
 
-It is OUTPUT/.sunvisor for a folder of results and OUTPUT.work for one file. In it: status.HOST.PID.json, written by each driver; the file
+It is OUTPUT/.sunvisor for a folder of results, OUTPUT.work for one file, and a folder below `workers.storage_folder` for a URL. In it: status.HOST.PID.json, written by each driver; the file
 `pause`, there while nothing new may begin; and, for a folder, report.json and report.txt of the last batch.
 """
 
@@ -18,6 +18,8 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.places import CONTAINERS, work_folder
+from storage.cell import run_folder, storage_folder
+from storage.urls import Url
 
 AREA_NAME = ".sunvisor"
 PAUSE_NAME = "pause"
@@ -87,13 +89,26 @@ class Area:
         return sorted(found, key=lambda facts: facts["updated"])
 
 
-def area_of(output: Path, *, one_file: bool) -> Area:
-    """The area of a run that writes `output`. one_file: that is the file itself"""
+def area_of(output: Path | Url, *, one_file: bool, storage: Path | None = None) -> Area:
+    """The area of a run that writes `output`. one_file: that is the file itself; storage: where runs are kept that write into a store"""
+    if isinstance(output, Url):
+        return Area(run_folder(storage or storage_folder(None), output) / AREA_NAME, own=True)
     return Area(work_folder(output), own=False) if one_file else Area(output / AREA_NAME, own=True)
 
 
-def find_area(named: Path) -> Area:
-    """The area that a person means: by the output's folder or file, or by a work folder. Raises InputError where there is none."""
+def find_area(named: Path | Url, storage: Path | None = None) -> Area:
+    """The area that a person means: by the output's folder, file or URL, or by a work folder. Raises InputError where there is none.
+
+    storage: where runs are kept that write into a store
+    """
+    if isinstance(named, Url):
+        area = area_of(named, one_file=False, storage=storage)
+        if not area.folder.is_dir():
+            raise InputError(
+                f"{named}: no run of this machine wrote or writes there ({area.folder} does not exist); name its --output, and its "
+                "workers.storage_folder with --storage-folder."
+            )
+        return area
     by_name = named.suffix.lower() in CONTAINERS and not named.is_dir()
     area = Area(named, own=False) if named.suffix == ".work" else area_of(named, one_file=by_name)
     if not area.folder.is_dir():

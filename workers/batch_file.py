@@ -32,7 +32,7 @@ class BatchFile:
 
     def interrupted(self, by_time: bool) -> FileReport:
         """The report of a file that was stopped on its way. by_time: by --max-hours, else by the user"""
-        report = FileReport(str(self.job.source), str(self.job.output), "interrupted")
+        report = FileReport(self.job.origin, self.job.place, "interrupted")
         report.exit_code = EXIT_TIME_OVER if by_time else EXIT_INTERRUPTED
         conversion = self.conversion
         if conversion is not None:

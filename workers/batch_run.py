@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import Config
-from pipeline.convert import Conversion, let_go, opened, take_lock
+from pipeline.convert import Conversion, Joining, let_go, opened, take_lock
 from pipeline.errors import ConversionError
 from pipeline.file_report import FileReport
 from pipeline.machine import Machine
 from pipeline.planning import Asked
+from storage.edges import RemoteAsked, RemoteJoining
 from workers.area import Area
 from workers.batch_file import EXIT_TIME_OVER, BatchFile
 from workers.cluster import RayLost
@@ -27,6 +28,7 @@ from workers.interrupts import Interrupts
 from workers.jobs import Job
 from workers.listeners import Listeners
 from workers.pool import SpanPool
+from workers.remote_notes import RemoteNotes
 from workers.schedule import Schedule
 from workers.span_worker import SpanTask
 
@@ -68,6 +70,7 @@ class BatchRun:
         self._progress = progress
         self._area = area
         self._options = options
+        self._notes = RemoteNotes(progress.message)
         self._pool: SpanPool | None = None
         self._schedule = Schedule(ahead=1, lookers=1)
         self._joiners = 1
@@ -195,6 +198,7 @@ class BatchRun:
         }
         facts |= {"workers": self.workers, "watching": self._options.watch is not None}
         facts |= self._progress.numbers()
+        facts["storage"] = self._notes.now
         facts["failures"] = [{"file": one.source, "status": one.status, "error": one.error} for one in bad]
         self._area.write_status(facts)
 
@@ -237,7 +241,10 @@ class BatchRun:
         while self._to_join and self.desk.count("join") < self._joiners:
             file = self._to_join.popleft()
             assert file.conversion is not None
-            self.desk.begin("join", str(file.job.output), JOIN_FILE, file.conversion.to_join())
+            joining: Joining | RemoteJoining = file.conversion.to_join()
+            if file.job.remote is not None:
+                joining = RemoteJoining(joining, file.job.remote, self._config.workers.storage_retry_seconds)
+            self.desk.begin("join", str(file.job.output), JOIN_FILE, joining)
 
     def _state(self) -> str:
         if self._stopping:
@@ -250,6 +257,8 @@ class BatchRun:
         """Has somebody asked for a pause, or its end; did files come?"""
         if self._options.watch is not None:
             self.add(self._options.watch())
+        jobs = [self._files[name].job for name in self.desk.under_way()]
+        self._notes.look(job.remote for job in jobs if job.remote is not None)
         paused = self._area is not None and self._area.paused
         if paused != self._paused:
             self._paused = paused
@@ -295,7 +304,7 @@ class BatchRun:
             asked = Asked(
                 job.source, job.output, self._config, run=job.run, frames=job.frames, machine=self._machine, **flags
             )
-            self.desk.begin("plan", name, PLAN_FILE, asked)
+            self.desk.begin("plan", name, PLAN_FILE, asked if job.remote is None else RemoteAsked(asked, job.remote))
 
     def _feed(self) -> None:
         """Give the pool as many spans as its workers run, and as many again to begin with at once."""
@@ -394,20 +403,24 @@ class BatchRun:
         assert file.conversion is not None and report is not None
         file.conversion.close()
         report.source = str(file.job.source)
+        report = file.job.told(report)
         folder = str(file.conversion.workdir.resolve())
         del self._folders[folder]
-        self._progress.finish_video(folder, report.error or f"{report.status}: {file.job.output}", report)
+        self._progress.finish_video(folder, report.error or f"{report.status}: {file.job.place}", report)
         self._over(file, report)
 
     def _skip(self, file: BatchFile, report: FileReport) -> None:
         """A file that is not opened is over."""
+        report = file.job.told(report)
         self._progress.skip_video(
-            file.job.source.name, report.error or f"{report.status}: {file.job.output}", file.size, report
+            file.job.source.name, report.error or f"{report.status}: {file.job.place}", file.size, report
         )
         self._over(file, report)
 
     def _over(self, file: BatchFile, report: FileReport | None) -> None:
         file.report, file.conversion, file.lock = report, None, None
+        if file.job.remote is not None:
+            file.job.remote.tidy()
         if file.again is not None:
             self.add([file.again])
 

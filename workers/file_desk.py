@@ -103,6 +103,10 @@ class FileDesk:
         """How many calls of that kind are under way."""
         return sum(one.kind == kind for one in self._open)
 
+    def under_way(self) -> list[str]:
+        """The keys of all calls that are under way."""
+        return [one.key for one in self._open]
+
     def ended(self) -> list[Ended]:
         """The calls that are over since the last time. One whose process died is begun again, `retries` times in all.
         Ask all the time: it also ends processes that stand still."""

@@ -1,4 +1,7 @@
-"""File work: what is done to a whole file, in a process that may die of a hostile one: planning it, joining it, looking at it."""
+"""File work: what is done to a whole file, in a process that may die of a hostile one: planning it, joining it, looking at it.
+
+A file from an object store is fetched before it is planned, and one for an object store published after it was joined.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from pipeline.planning import Asked, Planned, wrapped
 from pipeline.planning import plan_file as plan_here
 from pipeline.prepare import make_plan, refuse_output
 from pipeline.verify_report import VerifyReport
+from storage.edges import RemoteAsked, RemoteJoining
+from storage.edges import join as join_remote
+from storage.edges import plan as plan_remote
 from workers.apart import Compared, Inspected
 
 PLAN_FILE = "workers.file_work:plan_file"
@@ -20,16 +26,18 @@ JOIN_FILE = "workers.file_work:join_file"
 FORESEE_FILE = "workers.file_work:foresee_file"
 
 
-def plan_file(asked: Asked) -> Planned | FileReport:
+def plan_file(asked: Asked | RemoteAsked) -> Planned | FileReport:
     """See pipeline.planning; the indices stay in the work folder."""
-    found = plan_here(asked)
+    found = plan_remote(asked, plan_here) if isinstance(asked, RemoteAsked) else plan_here(asked)
     return found if isinstance(found, FileReport) else found.without_indices()
 
 
-def join_file(joining: Joining) -> FileReport:
+def join_file(joining: Joining | RemoteJoining) -> FileReport:
     """See pipeline.convert; with the report where it is asked for."""
     from reporting.conversion import report_conversion
 
+    if isinstance(joining, RemoteJoining):
+        return join_remote(joining, report_conversion)
     return join(joining, report_conversion)
 
 

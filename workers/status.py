@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ledger import LEDGER_NAME, LOCK_NAME
+from storage.urls import Url
 from workers.area import AREA_NAME, Area, alive, find_area, process_lives
 from workers.progress import clock
 
@@ -16,14 +17,15 @@ OWNER = re.compile(r"pid (?P<pid>\d+)(?: on (?P<host>\S+))? since (?P<since>.*)"
 SHOWN_FAILURES = 20
 
 
-def status(named: Path) -> dict[str, Any]:
+def status(named: Path | Url, storage: Path | None = None) -> dict[str, Any]:
     """Facts on the runs at an output or a work folder, as plain data.
 
     drivers: what each driver says last, and whether it is `alive`; paused: has somebody asked for a pause
+    storage: folder of workers.storage_folder, where the output lies in an object store
     work: for each work folder, who has it (or had it, on another machine) since when, and how many spans are done of how many
     Raises InputError where nothing is or was under way.
     """
-    area = find_area(named)
+    area = find_area(named, storage)
     drivers = [facts | {"alive": alive(facts)} for facts in area.statuses()]
     return {
         "place": str(named),
@@ -74,11 +76,19 @@ def _driver_lines(driver: dict[str, Any], now: float) -> list[str]:
         f"  now: {one['file']}: {one['spans_done']}/{one['spans']} spans, {one['frames_done']}/{one['frames']} frames"
         for one in driver["now"]
     ]
+    lines += [f"  {_stored(one)}" for one in driver.get("storage", [])]
     failures = driver["failures"]
     lines += [f"  {one['status']}: {one['error']}" for one in failures[:SHOWN_FAILURES]]
     if len(failures) > SHOWN_FAILURES:
         lines.append(f"  and {len(failures) - SHOWN_FAILURES} more")
     return lines
+
+
+def _stored(note: dict[str, Any]) -> str:
+    """What is done in an object store."""
+    text = f"{note['doing']} {note['where']}"
+    text += f": {note['bytes'] / 1e6:.0f} of {note['of'] / 1e6:.0f} MB" if note["of"] else ""
+    return f"{text}; {note['waiting']}" if note["waiting"] else text
 
 
 def _work_folders(area: Area) -> list[Path]:

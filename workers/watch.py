@@ -9,10 +9,12 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import InputError
+from pipeline.errors import SunvisorError
 from workers.jobs import Job
 
 RESCAN_SECONDS = 3.0
+STORE_RESCAN_SECONDS = 15.0
+"""Of object stores: a listing takes a request for each thousand objects, and is paid for."""
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Stillness:
 class Watch:
     """Context manager that looks for new files in a thread of its own, as folders may be large and slow.
 
-    find: lists all jobs there are; it may raise InputError, which is told once
+    find: lists all jobs there are; it may raise SunvisorError, which is told once
+    rescan_seconds: between two looks
     still_seconds: how long nobody may have written to a file before it is taken
     clock: seconds, never going back; tell: shows one line of text
     """
@@ -52,7 +55,9 @@ class Watch:
         still_seconds: float,
         clock: Callable[[], float],
         tell: Callable[[str], None],
+        rescan_seconds: float = RESCAN_SECONDS,
     ) -> None:
+        self._rescan_seconds = rescan_seconds
         self._find, self._clock, self._tell = find, clock, tell
         self._stillness = Stillness(still_seconds)
         self._new: SimpleQueue[Job] = SimpleQueue()
@@ -77,23 +82,25 @@ class Watch:
         while True:
             try:
                 self.rescan()
-            except (InputError, OSError) as error:
+            except (SunvisorError, OSError) as error:
                 if str(error) not in self._told:
                     self._told.add(str(error))
                     self._tell(f"watching: {error}")
-            if self._over.wait(RESCAN_SECONDS):
+            if self._over.wait(self._rescan_seconds):
                 return
 
     def rescan(self) -> None:
         """Look once."""
-        jobs = {str(job.source): job for job in self._find()}
+        jobs = {job.origin: job for job in self._find()}
         stamps = {name: stamp for name, job in jobs.items() if (stamp := _stamp(job)) is not None}
         for name in self._stillness.ready(stamps, self._clock()):
             self._new.put(jobs[name])
 
 
 def _stamp(job: Job) -> Hashable | None:
-    """Number, size and latest change of a job's files; None when one is gone or empty."""
+    """Number, size and latest change of a job's files; None when one is gone or empty. Objects appear whole."""
+    if job.remote is not None and job.remote.source is not None:
+        return job.remote.pin if job.remote.size else None
     files = job.run.files if job.run is not None else (job.source,)
     try:
         facts = [file.stat() for file in files]
