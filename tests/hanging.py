@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,31 +75,3 @@ def span(workdir: str, track: int, span: int, *, on_frames: Callable[[int], None
     on_frames(7)
     act((folder / "ways").read_text().split()[span], folder / f"attempts{span}")
     return {"pid": os.getpid()}
-
-
-def run_span(workdir: str, track: int, span: int, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - run_span's
-    """pipeline.span_job's, with a decoder that hangs after three frames: once in the batch, and each time in a file named poison."""
-    from pipeline import span_job, span_parts
-
-    real = span_parts.decode_span
-
-    def decode_span(path: Path, *args: object, **kwargs: object) -> Iterator[Any]:
-        for number, frame in enumerate(real(path, *args, **kwargs)):
-            if number == 3 and (path.stem == "poison" or _first(Path(workdir).parent / "hung")):
-                wait_for_ever()
-            yield frame
-
-    span_parts.decode_span = decode_span
-    try:
-        return span_job.run_span(workdir, track, span, **options)
-    finally:
-        span_parts.decode_span = real
-
-
-def _first(mark: Path) -> bool:
-    """Is this the first process that asks?"""
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True

@@ -309,7 +309,7 @@ def test_a_decoder_that_hangs_once_costs_no_byte_and_one_that_always_hangs_costs
     config = load_config("dashcam", None, words)
     convert(good, tmp_path / "expected.mp4", config)
     monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
-    monkeypatch.setattr(batches, "RUN_SPAN", "tests.hanging:run_span")
+    monkeypatch.setattr(batches, "RUN_SPAN", "tests.hanging_decoder:run_span")
     out = tmp_path / "out"
     report = batches.run_batch([Job(one, out / one.name) for one in (good, poison)], config)
     done, failed = report.files

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pipeline.heartbeat import beat
 from workers.actors import CONTROL, OPTIONS
 from workers.cluster import LOCAL_WORKER_RUNTIME, Cluster
 from workers.file_process import Answer, Death, answer
-from workers.pulse import Ending, Pulse, be_watched, own_pulse
+from workers.pulse import Ending, Pulse, own_pulse
 from workers.span_worker import SpanError
 
 ASK_SECONDS = 0.5
@@ -20,12 +19,8 @@ IDLE_SECONDS = 600.0
 class FileActor:
     """One process. run() does a call, pulse() answers meanwhile."""
 
-    def __init__(self) -> None:
-        be_watched()
-
     def run(self, entry: str, argument: object) -> Answer:
         """See workers.file_process.answer."""
-        beat()
         return answer(entry, argument)
 
     def pulse(self) -> Pulse:
@@ -103,8 +98,8 @@ class ActorCall:
             try:
                 self._pulse = self._ray.get(asked)
             except self._ray.exceptions.RayError:
-                return self._pulse  # it is dead, and poll() says so
-        return self._pulse
+                pass  # it is dead, and poll() says so
+        return self._pulse if self._pulse and any(self._pulse.beats) else None
 
     def put_down(self) -> None:
         self._ending = self._ending or Ending(self._pulse.processes if self._pulse else ())
