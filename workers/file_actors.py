@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -95,10 +96,8 @@ class ActorCall:
             self._asked, self._next_ask = self._ask(), now + ASK_SECONDS
         if self._asked is not None and self._ray.wait([self._asked], timeout=0)[0]:
             asked, self._asked = self._asked, None
-            try:
+            with contextlib.suppress(self._ray.exceptions.RayError):  # it is dead, and poll() says so
                 self._pulse = self._ray.get(asked)
-            except self._ray.exceptions.RayError:
-                pass  # it is dead, and poll() says so
         return self._pulse if self._pulse and any(self._pulse.beats) else None
 
     def put_down(self) -> None:
