@@ -59,6 +59,8 @@ def act(way: str, marks: Path) -> None:
         file.write("x")
     if way.startswith("once:"):
         way = way.removeprefix("once:") if marks.stat().st_size == 1 else "pass"
+    if way != "pass":
+        time.sleep(1.5)  # so that whoever watches has seen that it is up, and gives it no time to start
     WAYS[way]()
 
 

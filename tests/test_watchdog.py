@@ -303,7 +303,7 @@ def test_a_decoder_that_hangs_once_costs_no_byte_and_one_that_always_hangs_costs
     """True conversions on true workers."""
     (tmp_path / "card").mkdir()
     good = make_clip(tmp_path / "card" / "good.mp4", frames=45, width=64, height=48, gop=40, audio=True)
-    poison = make_clip(tmp_path / "card" / "poison.mp4", frames=15, width=64, height=48)
+    poison = make_clip(tmp_path / "card" / "poison.mp4", frames=8, width=64, height=48)
     words = ["model=neutral", "span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
     words += ["workers.count=2", "workers.threads=1", "workers.retries=2", "workers.stall_seconds=6"]
     config = load_config("dashcam", None, words)

@@ -67,9 +67,10 @@ class ActorCall:
         import ray
 
         self._ray, self._actors, self._actor = ray, actors, actor
-        self._asked = self._ask()
+        self._asked: Any = self._ask()
         self._next_ask = 0.0
-        self._ref = actor.run.remote(entry, argument)
+        self._call = entry, argument
+        self._ref: Any = None  # begun once the actor has answered, so that it is known which process it is
         self._pulse: Pulse | None = None
         self._ending: Ending | None = None
 
@@ -79,10 +80,15 @@ class ActorCall:
                 return None
             self._ray.kill(self._actor, no_restart=True)
             return Death(self._ending.words(), self._ending.stacks())
-        if not self._ray.wait([self._ref], timeout=0)[0]:
+        waited = self._asked if self._ref is None else self._ref
+        if not self._ray.wait([waited], timeout=0)[0]:
             return None
         try:
-            found = self._ray.get(self._ref)
+            found = self._ray.get(waited)
+            if self._ref is None:
+                self._pulse, self._asked = found, None
+                self._ref = self._actor.run.remote(*self._call)
+                return None
         except self._ray.exceptions.RayTaskError as error:
             found = Answer(error=SpanError("RayTaskError", str(error), str(error), user_error=False, retry=False))
         except self._ray.exceptions.RayError as error:
@@ -91,6 +97,8 @@ class ActorCall:
         return found
 
     def beat(self) -> object:
+        if self._ref is None:
+            return None
         now = time.monotonic()
         if self._asked is None and now >= self._next_ask:
             self._asked, self._next_ask = self._ask(), now + ASK_SECONDS

@@ -157,7 +157,8 @@ class Ending(threading.Thread):
 
     def words(self) -> str:
         """How the processes were, in a sentence."""
-        return "; ".join(f"process {process.pid} on {process.host}: {found.words}" for process, found in self.found)
+        told = "; ".join(f"process {process.pid} on {process.host}: {found.words}" for process, found in self.found)
+        return told or "its process never answered"
 
     def stacks(self) -> str:
         """Of all of them, for a log."""
