@@ -38,7 +38,7 @@ def stop_the_process() -> None:
 
 
 def move_slowly() -> None:
-    for _ in range(24):
+    for _ in range(14):
         time.sleep(0.25)
         beat()
 
