@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def stop_the_process() -> None:
 
 
 def move_slowly() -> None:
-    for _ in range(24):
+    for _ in range(14):
         time.sleep(0.25)
         beat()
 
@@ -59,6 +59,8 @@ def act(way: str, marks: Path) -> None:
         file.write("x")
     if way.startswith("once:"):
         way = way.removeprefix("once:") if marks.stat().st_size == 1 else "pass"
+    if way != "pass":
+        time.sleep(1.5)  # so that whoever watches has seen that it is up, and gives it no time to start
     WAYS[way]()
 
 
@@ -75,31 +77,3 @@ def span(workdir: str, track: int, span: int, *, on_frames: Callable[[int], None
     on_frames(7)
     act((folder / "ways").read_text().split()[span], folder / f"attempts{span}")
     return {"pid": os.getpid()}
-
-
-def run_span(workdir: str, track: int, span: int, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - run_span's
-    """pipeline.span_job's, with a decoder that hangs after three frames: once in the batch, and each time in a file named poison."""
-    from pipeline import span_job, span_parts
-
-    real = span_parts.decode_span
-
-    def decode_span(path: Path, *args: object, **kwargs: object) -> Iterator[Any]:
-        for number, frame in enumerate(real(path, *args, **kwargs)):
-            if number == 3 and (path.stem == "poison" or _first(Path(workdir).parent / "hung")):
-                wait_for_ever()
-            yield frame
-
-    span_parts.decode_span = decode_span
-    try:
-        return span_job.run_span(workdir, track, span, **options)
-    finally:
-        span_parts.decode_span = real
-
-
-def _first(mark: Path) -> bool:
-    """Is this the first process that asks?"""
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True

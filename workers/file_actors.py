@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
-from pipeline.heartbeat import beat
 from workers.actors import CONTROL, OPTIONS
 from workers.cluster import LOCAL_WORKER_RUNTIME, Cluster
 from workers.file_process import Answer, Death, answer
-from workers.pulse import Ending, Pulse, be_watched, own_pulse
+from workers.pulse import Ending, Pulse, own_pulse
 from workers.span_worker import SpanError
 
 ASK_SECONDS = 0.5
@@ -20,12 +20,8 @@ IDLE_SECONDS = 600.0
 class FileActor:
     """One process. run() does a call, pulse() answers meanwhile."""
 
-    def __init__(self) -> None:
-        be_watched()
-
     def run(self, entry: str, argument: object) -> Answer:
         """See workers.file_process.answer."""
-        beat()
         return answer(entry, argument)
 
     def pulse(self) -> Pulse:
@@ -71,9 +67,10 @@ class ActorCall:
         import ray
 
         self._ray, self._actors, self._actor = ray, actors, actor
-        self._asked = self._ask()
+        self._asked: Any = self._ask()
         self._next_ask = 0.0
-        self._ref = actor.run.remote(entry, argument)
+        self._call = entry, argument
+        self._ref: Any = None  # begun once the actor has answered, so that it is known which process it is
         self._pulse: Pulse | None = None
         self._ending: Ending | None = None
 
@@ -83,10 +80,15 @@ class ActorCall:
                 return None
             self._ray.kill(self._actor, no_restart=True)
             return Death(self._ending.words(), self._ending.stacks())
-        if not self._ray.wait([self._ref], timeout=0)[0]:
+        waited = self._asked if self._ref is None else self._ref
+        if not self._ray.wait([waited], timeout=0)[0]:
             return None
         try:
-            found = self._ray.get(self._ref)
+            found = self._ray.get(waited)
+            if self._ref is None:
+                self._pulse, self._asked = found, None
+                self._ref = self._actor.run.remote(*self._call)
+                return None
         except self._ray.exceptions.RayTaskError as error:
             found = Answer(error=SpanError("RayTaskError", str(error), str(error), user_error=False, retry=False))
         except self._ray.exceptions.RayError as error:
@@ -95,16 +97,16 @@ class ActorCall:
         return found
 
     def beat(self) -> object:
+        if self._ref is None:
+            return None
         now = time.monotonic()
         if self._asked is None and now >= self._next_ask:
             self._asked, self._next_ask = self._ask(), now + ASK_SECONDS
         if self._asked is not None and self._ray.wait([self._asked], timeout=0)[0]:
             asked, self._asked = self._asked, None
-            try:
+            with contextlib.suppress(self._ray.exceptions.RayError):  # it is dead, and poll() says so
                 self._pulse = self._ray.get(asked)
-            except self._ray.exceptions.RayError:
-                return self._pulse  # it is dead, and poll() says so
-        return self._pulse
+        return self._pulse if self._pulse and any(self._pulse.beats) else None
 
     def put_down(self) -> None:
         self._ending = self._ending or Ending(self._pulse.processes if self._pulse else ())

@@ -20,7 +20,7 @@ from workers.span_worker import SpanError
 from workers.watchdog import Watchdog
 
 START_SECONDS = 180.0
-"""How long a process may take until it is there; a cluster's node may be busy."""
+"""How long a process may take at least until it is there and has imported what it needs, PyTorch in one piece; a cluster's node may be busy."""
 LAST_WORDS = 4000
 """Characters of a dead process's standard error that are kept."""
 

@@ -36,7 +36,10 @@ class Death:
 def answer(entry: str, argument: object) -> Answer:
     """Call the function that `entry` names ("package.module:function"). Every exception comes back as a value."""
     try:
-        return Answer(load_entry(entry)(argument))
+        function = load_entry(entry)
+        heartbeat.beat_on_imports()
+        heartbeat.beat()  # the first: from now on it is up, and must move
+        return Answer(function(argument))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - returned to the driver with its traceback, never lost
         return Answer(error=describe_error(error))
 
@@ -48,7 +51,6 @@ def main() -> None:
     """
     beats, stacks = map(int, sys.argv[1:])
     heartbeat.share(beats)
-    heartbeat.beat_on_imports()
     write_stacks_into(stacks)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

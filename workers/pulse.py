@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.heartbeat import beat_on_imports, last_beat
 
-STACKS_SECONDS = 1.0
+STACKS_SECONDS, QUIET_SECONDS = 3.0, 0.5
+"""How long a process may take to write its stacks, which have no end mark: once it writes no more for that long, they are complete."""
 STACKS_BYTES = 20_000
 LOG_TAIL_BYTES = 4000
 GONE_SECONDS = 5.0
@@ -157,7 +158,8 @@ class Ending(threading.Thread):
 
     def words(self) -> str:
         """How the processes were, in a sentence."""
-        return "; ".join(f"process {process.pid} on {process.host}: {found.words}" for process, found in self.found)
+        told = "; ".join(f"process {process.pid} on {process.host}: {found.words}" for process, found in self.found)
+        return told or "its process never answered"
 
     def stacks(self) -> str:
         """Of all of them, for a log."""
@@ -204,14 +206,15 @@ def _is(process: Process, fields: list[str] | None) -> bool:
 def _read_stacks(process: Process) -> str:
     """What the process has written, once it writes no more."""
     path, text = Path(f"/proc/{process.pid}/fd/{process.stacks}"), b""
-    deadline = time.monotonic() + STACKS_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(0.05)
+    now = time.monotonic()
+    end, quiet_since = now + STACKS_SECONDS, now
+    while now < end and not (text and now - quiet_since > QUIET_SECONDS):
+        time.sleep(0.02)
+        now = time.monotonic()
         try:
             more = path.read_bytes()
         except OSError:
             break
-        if more and more == text:
-            break
-        text = more
+        if more != text:
+            text, quiet_since = more, now
     return text[:STACKS_BYTES].decode(errors="replace").strip()
