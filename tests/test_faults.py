@@ -86,7 +86,9 @@ def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
     kills = kernel_kills()
     ended = batch_of(names, clip, tmp_path, monkeypatch)
     said, out = capfd.readouterr().err, tmp_path / "out"
-    assert {name: one.status for name, one in ended.items()} == {name: "done" for name in names} | {"poison": "failed"}
+    assert {name: one.status for name, one in ended.items()} == {name: "done" for name in names} | {
+        "poison": "failed"
+    }, [one.error for one in ended.values()]
     for name in names[:-1]:
         assert (out / f"{name}.mp4").read_bytes() == expected, name
         assert not work_folder(out / f"{name}.mp4").exists()

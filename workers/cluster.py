@@ -57,6 +57,9 @@ LOCAL_ENV = {
     "RAY_ROTATION_MAX_BYTES": "10000000",
     "RAY_ROTATION_BACKUP_COUNT": "3",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # processes that plan and join keep what they imported
+    # Beside much other work Ray's agents and workers come up late; a raylet ends itself when an agent takes longer.
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "180",
 }
 
 # Ray's logs are rotated (RAY_ROTATION_*), but not what the workers of a Ray of our own write themselves: for that, Ray puts a pipe and a
