@@ -41,6 +41,7 @@ def events(log: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("trouble", ["cut", "freeze"])
 def test_a_host_that_falls_silent_costs_its_spans_one_attempt(tmp_path: Path, trouble: str) -> None:
     """Nothing is closed: its packets vanish, or all its processes hang. Ray gives it up after a minute, and the other host does its spans."""
