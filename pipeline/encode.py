@@ -24,6 +24,7 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.hardware import gpu_frame, p010_planes
 from pipeline.heartbeat import beat
 from pipeline.on_disk import sync
+from pipeline.priority import usual_priority
 
 LUMA_TOLERANCE_CODES = 8.0
 X265_REORDER_FRAMES = 2
@@ -92,7 +93,8 @@ class SpanEncoder:
                 if sample_aspect_ratio is not None:
                     context.sample_aspect_ratio = sample_aspect_ratio
                 if not on_gpu:  # on a GPU the encoder opens with the first frame, and the file's header is written then
-                    self._file.start_encoding()
+                    with usual_priority():
+                        self._file.start_encoding()
             except BaseException:
                 self._abandon()
                 raise

@@ -15,6 +15,7 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from pipeline.errors import InputError
+from pipeline.priority import usual_priority
 
 SOFTWARE = {"hevc": "libx265", "av1": "libsvtav1", "prores": "prores_ks", "ffv1": "ffv1"}
 HARDWARE = {"hevc": "hevc_nvenc", "av1": "av1_nvenc"}
@@ -276,7 +277,8 @@ def _pick_encoder(codec: str, wanted: str, device: str) -> tuple[str, str]:
 def _why_not_open(encoder: str) -> str:
     """Empty when the encoder opens on this machine: FFmpeg lists NVENC whether or not there is one, so only opening tells."""
     try:
-        trial_encoder(encoder).open()
+        with usual_priority():
+            trial_encoder(encoder).open()
     except (FFmpegError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""

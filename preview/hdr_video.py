@@ -30,6 +30,7 @@ from pipeline.encoder_choice import (
 from pipeline.engine import PackedFrame
 from pipeline.errors import ConversionError, InputError
 from pipeline.hdr10 import MasteringDisplay
+from pipeline.priority import usual_priority
 from preview.codec_string import codec_string
 
 FRAGMENT_FRAMES = 4
@@ -107,7 +108,8 @@ class HdrVideo:
             try:
                 self._stream = self._file.add_stream(SOFTWARE[codec], rate=rate, time_base=TIME_BASE)
                 _configure(self._stream.codec_context, codec, self._shape, rate, TRANSFERS[transfer], threads)
-                self._file.start_encoding()
+                with usual_priority():
+                    self._file.start_encoding()
             except BaseException:
                 self.abandon()
                 raise

@@ -27,7 +27,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_teardown() -> None:
-    """Where it may, libsvtav1 makes the thread that opens it real-time (SCHED_FIFO 99): what runs later would starve everybody else."""
+    """Clips in AV1 are made without `usual_priority`, and SVT-AV1 makes who opens it real-time: what runs later would starve everybody else."""
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 

@@ -63,6 +63,28 @@ def write(path: Path, choice: EncoderChoice, planes: list, pts: list[int] | None
     return path
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's threads may become real-time")
+@pytest.mark.parametrize("guarded", [True, False])
+def test_svt_av1_does_not_take_the_machine(tmp_path: Path, guarded: bool) -> None:
+    """In a process of its own; without the guard the same look finds what the guard is for."""
+    code = f"""
+import contextlib, os, pathlib
+import pipeline.encode, pipeline.encoder_choice as choices
+from tests import test_encode
+if not {guarded}:
+    pipeline.encode.usual_priority = choices.usual_priority = contextlib.nullcontext
+with pipeline.encode.SpanEncoder(pathlib.Path({str(tmp_path / "b.mp4")!r}), test_encode.choose(codec="av1"), width=128, height=64,
+        time_base=test_encode.Fraction(1, 30), rate=test_encode.Fraction(30), sample_aspect_ratio=None, transfer="pq", threads=1) as encoder:
+    for number, planes in enumerate(test_encode.frames(3, 128, 64)):
+        encoder.write(*planes, number, 1)
+    policies = {{os.sched_getscheduler(int(one.name)) for one in pathlib.Path("/proc/self/task").iterdir()}}
+print(sorted(policies))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
+    policies = run.stdout.strip().splitlines()[-1]
+    assert (policies == str([os.SCHED_OTHER])) is guarded, policies
+
+
 def luma_means(planes: list) -> list[float]:
     return [float(y.float().mean()) for y, _, _ in planes]
 
