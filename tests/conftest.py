@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,10 +41,6 @@ def real_clips() -> Path:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """`convert` in this process alone: no Ray, and no process of its own for a file. For tests of what is said and written."""
-    from tests.here import DeskHere, PoolHere
-    from workers import batch, batch_run
+    from tests.storage_run import stand_in
 
-    cluster = SimpleNamespace(gpus=0, cpus=1, local=True, check=lambda: None)
-    monkeypatch.setattr(batch, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
-    monkeypatch.setattr(batch, "SpanPool", PoolHere)
-    monkeypatch.setattr(batch_run, "FileDesk", DeskHere)
+    stand_in(monkeypatch.setattr)

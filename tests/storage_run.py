@@ -21,7 +21,7 @@ from workers import batch_run
 
 def stand_in(patch: Any) -> None:  # noqa: ANN401 - setattr, or pytest's
     """Let `convert` do everything here. patch: called as setattr is"""
-    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True})()
+    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True, "check": lambda _: None})()
     patch(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
     patch(batches, "SpanPool", PoolHere)
     patch(batch_run, "FileDesk", DeskHere)
