@@ -38,7 +38,7 @@ def read_words(path: Path) -> Words:
             _lower(opened.metadata),
             [_lower(stream.metadata) for stream in opened.streams],
             [chapter["metadata"].get("title", "") for chapter in opened.chapters()],
-            [stream.id for stream in opened.streams],
+            [stream.id or stream.index + 1 for stream in opened.streams],  # Matroska has none, and keeps every track
         )
 
 
