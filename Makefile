@@ -21,7 +21,7 @@ demo: setup
 	$(PY) run_pipeline.py demo --output demo_out
 
 test: setup
-	$(MAKE) --no-print-directory -j 2 --output-sync=target test-crowds test-others
+	$(MAKE) --no-print-directory -j 2 test-crowds test-others
 
 test-crowds: setup
 	$(PYTEST) -p no:cacheprovider $(CROWDS)

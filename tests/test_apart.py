@@ -80,7 +80,8 @@ def test_one_sentence_and_the_right_exit_code(
 def test_ctrl_c_ends_both_processes_and_the_waiting_one_is_light(tmp_path: Path) -> None:
     (path,) = make_files(tmp_path, "hang.mp4")
     code = (
-        "import sys, commands.check, run_pipeline; commands.check.INSPECT_FILE = 'tests.fatal_work:inspect_file'; "
+        "import signal, sys, commands.check, run_pipeline; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's job ignores it
+        "commands.check.INSPECT_FILE = 'tests.fatal_work:inspect_file'; "
         f"code = run_pipeline.main(['inspect', {str(path)!r}]); heavy = {{'torch', 'av', 'numpy'}} & set(sys.modules); "
         "sys.exit(code if not heavy else f'{heavy} imported')"
     )
