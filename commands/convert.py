@@ -159,7 +159,7 @@ def _stores(config: Config, args: argparse.Namespace) -> Stores:
 
 
 def _show_plans(args: argparse.Namespace, config: Config, jobs: list[Job]) -> int:
-    from pipeline.file_report import FileReport
+    from pipeline.file_report import FileReport, exit_code_of
     from pipeline.report import print_plan
     from workers.batch import plan_batch
 
@@ -181,8 +181,7 @@ def _show_plans(args: argparse.Namespace, config: Config, jobs: list[Job]) -> in
     else:
         for report in reports:
             ERRORS.print(f"{report.source}: {report.status}: {report.error}")
-    codes = {report.exit_code for report in reports}
-    return 1 if 1 in codes else max(codes, default=0)
+    return exit_code_of(reports)
 
 
 def _run(
@@ -197,7 +196,7 @@ def _run(
     from storage.cell import storage_folder
     from workers.area import area_of
     from workers.batch import run_batch
-    from workers.batch_run import Options
+    from workers.batch_file import Options
     from workers.watch import RESCAN_SECONDS, STORE_RESCAN_SECONDS, Watch
 
     one_file = len(jobs) == 1 and jobs[0].place == str(args.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,3 +38,9 @@ class FileReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
         return dataclasses.asdict(self)
+
+
+def exit_code_of(reports: Iterable[FileReport]) -> int:
+    """Of several files: 1 when one failed, else 2 when one was refused, else 0."""
+    codes = {report.exit_code for report in reports}
+    return 1 if 1 in codes else max(codes, default=0)

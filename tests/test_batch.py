@@ -29,7 +29,8 @@ from workers import area as areas
 from workers import batch_run
 from workers import status as statuses
 from workers.area import Area, area_of, find_area
-from workers.batch_run import BatchRun, Options
+from workers.batch_file import Options
+from workers.batch_run import BatchRun
 from workers.cluster import RayLost
 from workers.file_desk import Call, FileDesk
 from workers.file_process import Answer, answer

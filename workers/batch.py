@@ -22,7 +22,8 @@ from pipeline.machine import this_machine
 from pipeline.planning import Asked
 from workers.apart import call_each
 from workers.area import Area
-from workers.batch_run import BatchRun, Options
+from workers.batch_file import Options
+from workers.batch_run import BatchRun
 from workers.cluster import RayLost, connect
 from workers.elastic import Elastic
 from workers.failures import failure

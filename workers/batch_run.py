@@ -7,18 +7,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from configs.schema import Config
-from pipeline.convert import Conversion, Joining, let_go, opened, take_lock
+from pipeline.convert import Conversion, let_go, opened, take_lock
 from pipeline.errors import ConversionError
-from pipeline.file_report import FileReport
+from pipeline.file_report import FileReport, exit_code_of
 from pipeline.machine import Machine
-from pipeline.planning import Asked
-from storage.edges import RemoteAsked, RemoteJoining
 from workers.area import Area
-from workers.batch_file import EXIT_TIME_OVER, BatchFile
+from workers.batch_file import EXIT_TIME_OVER, BatchFile, Options, count_files
 from workers.cluster import RayLost
 from workers.events import Done, Event, Failed
 from workers.failures import Failures, failure
@@ -27,6 +23,7 @@ from workers.file_work import JOIN_FILE, PLAN_FILE
 from workers.interrupts import Interrupts
 from workers.jobs import Job
 from workers.listeners import Listeners
+from workers.losses import RayLosses
 from workers.pool import SpanPool
 from workers.remote_notes import RemoteNotes
 from workers.schedule import Schedule
@@ -36,20 +33,6 @@ TICK_SECONDS = 0.05
 STATUS_SECONDS = 1.0
 ALONE_SECONDS = 6.0
 """How long Ray waits to be started until it is known whether the only file needs it."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a batch is run. overwrite, paranoid: see pipeline.planning.Asked
-
-    max_seconds: no span begins later than that after the start
-    watch: gives files that came lately; then the batch goes on until it is stopped
-    """
-
-    overwrite: bool = False
-    paranoid: bool = False
-    max_seconds: float | None = None
-    watch: Callable[[], list[Job]] | None = None
 
 
 class BatchRun:
@@ -80,8 +63,7 @@ class BatchRun:
         self._in_flight: dict[SpanTask, None] = {}
         self._paused = False
         self._check: Callable[[], None] = lambda: None
-        self._given_up: ConversionError | None = None
-        self._spans_done = self._done_when_lost = self._losses = 0
+        self._losses = RayLosses(config.workers.retries)
         self._next_status = 0.0
         self._since = time.time()
 
@@ -142,18 +124,12 @@ class BatchRun:
         """Its pool and what it did are gone; what was under way waits here again. Shall another Ray be started? Not when nothing is left for
         it, nor when that has been tried often enough without a span done in between: then all that is left has failed.
         """
-        losses = self._losses + 1 if self._spans_done == self._done_when_lost else 1
-        self._losses, self._done_when_lost, self._pool = losses, self._spans_done, None
+        self._pool = None
         self.desk.ray_lost()
         for task in reversed(self._in_flight):
             self._give_back(task)
         self._in_flight.clear()
-        if self._is_over():
-            return False
-        if losses > self._config.workers.retries:
-            self._given_up = ConversionError(
-                f"{lost}, {losses} times in a row without a span done in between: run the same command again, finished spans are kept."
-            )
+        if self._is_over() or self._losses.is_enough(lost):
             return False
         self._progress.message(f"{lost}: Ray is started anew, and the spans that ran are done again")
         return True
@@ -170,28 +146,22 @@ class BatchRun:
     def reports(self) -> list[FileReport]:
         """What became of each file, in the order in which they came; what has no report yet was interrupted."""
         by_time = self._time_is_over and not self.interrupts.draining
-        if (lost := self._given_up) is not None:
+        if (lost := self._losses.given_up) is not None:
             return [file.report or failure(file.job, lost) for file in self._files.values()]
         return [file.report or file.interrupted(by_time) for file in self._files.values()]
 
     def exit_code(self, reports: list[FileReport]) -> int:
-        """What stopped it, when something was left; else 1 when something failed, else 2 when something was refused, else 0."""
+        """What stopped it, when something was left; else that of the files."""
         if any(report.status == "interrupted" for report in reports):
             return self.interrupts.exit_code or EXIT_TIME_OVER
-        codes = {report.exit_code for report in reports}
-        return 1 if 1 in codes else max(codes, default=0)
+        return exit_code_of(reports)
 
     def tell(self, state: str, exit_code: int | None = None) -> None:
         """Write the status for other terminals."""
         if self._area is None:
             return
-        over = [file.report for file in self._files.values() if file.report is not None]
-        bad = [report for report in over if report.exit_code]
-        facts: dict[str, Any] = {"state": state, "since": self._since, "exit_code": exit_code}
-        facts["files"] = {
-            "all": len(self._files),
-            "done": len(over) - len(bad),
-            "failed": len(bad),
+        facts = {"state": state, "since": self._since, "exit_code": exit_code} | count_files(self._files.values())
+        facts["files"] |= {
             "planning": self.desk.count("plan"),
             "joining": self.desk.count("join") + len(self._to_join),
             "waiting": self._schedule.waiting,
@@ -199,7 +169,6 @@ class BatchRun:
         facts |= {"workers": self.workers, "watching": self._options.watch is not None}
         facts |= self._progress.numbers()
         facts["storage"] = self._notes.now
-        facts["failures"] = [{"file": one.source, "status": one.status, "error": one.error} for one in bad]
         self._area.write_status(facts)
 
     # --- one turn of the loop -------------------------------------------------------------------------------------------
@@ -240,10 +209,7 @@ class BatchRun:
             self._feed()
         while self._to_join and self.desk.count("join") < self._joiners:
             file = self._to_join.popleft()
-            assert file.conversion is not None
-            joining: Joining | RemoteJoining = file.conversion.to_join()
-            if file.job.remote is not None:
-                joining = RemoteJoining(joining, file.job.remote, self._config.workers.storage_retry_seconds)
+            joining = file.to_join(self._config.workers.storage_retry_seconds)
             self.desk.begin("join", str(file.job.output), JOIN_FILE, joining)
 
     def _state(self) -> str:
@@ -293,18 +259,13 @@ class BatchRun:
         """Have files looked at."""
         while (name := self._schedule.next_file()) is not None:
             file = self._files[name]
-            job, options = file.job, self._options
             try:
-                file.lock = take_lock(job.source, job.output)
+                file.lock = take_lock(file.job.source, file.job.output)
             except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
                 self._schedule.drop(name)
-                self._skip(file, self._failures.report_of(job, error))
+                self._skip(file, self._failures.report_of(file.job, error))
                 continue
-            flags = {"overwrite": options.overwrite, "paranoid": options.paranoid}
-            asked = Asked(
-                job.source, job.output, self._config, run=job.run, frames=job.frames, machine=self._machine, **flags
-            )
-            self.desk.begin("plan", name, PLAN_FILE, asked if job.remote is None else RemoteAsked(asked, job.remote))
+            self.desk.begin("plan", name, PLAN_FILE, file.to_plan(self._config, self._machine, self._options))
 
     def _feed(self) -> None:
         """Give the pool as many spans as its workers run, and as many again to begin with at once."""
@@ -314,12 +275,7 @@ class BatchRun:
             if chosen is None:
                 return
             name, (track, span) = chosen
-            conversion = self._files[name].conversion
-            assert conversion is not None
-            folder = str(conversion.workdir.resolve())
-            frames = conversion.plan.tracks[track].spans[span].frames
-            key = f"{folder}:{track}:{span}"
-            task = SpanTask(key, folder, track, span, frames, conversion.plan.numerics_class)
+            task = self._files[name].to_convert(track, span)
             self._in_flight[task] = None
             pool.submit(task)
 
@@ -369,7 +325,7 @@ class BatchRun:
         assert file.conversion is not None
         self._progress.show(event)
         if isinstance(event, Done):
-            self._spans_done += 1
+            self._losses.span_done()
             try:
                 file.conversion.span_done(event.result)
             except Exception as error:  # noqa: BLE001 - the ledger cannot be written: this file fails, the rest goes on
