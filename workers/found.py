@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePath
 
 from pipeline.sequence import Run
@@ -57,3 +59,8 @@ def is_hidden(inside: PurePath) -> bool:
 def is_glob(word: str) -> bool:
     """Has it a wildcard?"""
     return any(sign in word for sign in "*?[")
+
+
+def fixed_parts(parts: Sequence[str]) -> list[str]:
+    """Of the parts of a glob the folders before the first wildcard; what lies below them is mirrored."""
+    return list(takewhile(lambda part: not is_glob(part), parts[:-1]))

@@ -17,7 +17,7 @@ from pipeline.places import CONTAINERS
 from pipeline.sequence import CITYSCAPES_NAME, CODECS, Run, group_runs, is_picture
 from storage.cell import Remote
 from storage.urls import Url, is_url, parse_url
-from workers.found import VIDEO_SUFFIXES, Found, is_glob, is_hidden
+from workers.found import VIDEO_SUFFIXES, Found, fixed_parts, is_glob, is_hidden
 from workers.frame_trees import VIDEO_FOLDER, label_tree, picture_targets, refuse_targets
 from workers.remote_found import Stores, remote_places
 
@@ -222,12 +222,7 @@ def _is_ours(file: Path, root: Path, output: Path | Url) -> bool:
 
 def _fixed_part(pattern: str) -> Path:
     """The folder before the first wildcard of a glob; what lies below it is mirrored."""
-    fixed = []
-    for part in Path(pattern).parts[:-1]:
-        if is_glob(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
+    return Path(*fixed_parts(Path(pattern).parts))
 
 
 def _into_folder(found: list[Found], output: Path | Url, suffix: str, frames: str, folder: Path) -> list[Job]:

@@ -11,7 +11,7 @@ from pipeline.sequence import is_picture
 from storage.cell import Remote, cell_of, storage_folder
 from storage.store import RemoteFile, Store
 from storage.urls import Url
-from workers.found import VIDEO_SUFFIXES, Found, is_glob, is_hidden
+from workers.found import VIDEO_SUFFIXES, Found, fixed_parts, is_glob, is_hidden
 
 
 @dataclass
@@ -94,11 +94,7 @@ def _refuse_pictures(url: Url) -> None:
 
 def _fixed_part(pattern: Url) -> Url:
     """The folder before the first wildcard of a glob."""
-    fixed: list[str] = []
-    for part in pattern.path.split("/")[:-1]:
-        if is_glob(part):
-            break
-        fixed.append(part)
+    fixed = fixed_parts(pattern.path.split("/"))
     if not fixed:
         raise InputError(f"{pattern}: a bucket's name can have no wildcard.")
     return Url(pattern.scheme, "/".join(fixed), folder=True)
