@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,7 @@ BEFORE = 3
 _dead: list[str] = []
 
 
-def run_span(
-    workdir: str,
-    track: int,
-    span: int,
-    *,
-    threads: int,
-    on_frames: Callable[[int], None],
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
+def run_span(workdir: str, track: int, span: int, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - run_span's
     """See the module; arguments as in pipeline.span_job."""
     folder = Path(workdir)
     kind = folder.name.split(".")[0]
@@ -51,7 +43,7 @@ def run_span(
 
     span_parts.SpanCompute.run = failing
     try:
-        return span_job.run_span(workdir, track, span, threads=threads, on_frames=on_frames, should_stop=should_stop)
+        return span_job.run_span(workdir, track, span, **options)
     finally:
         span_parts.SpanCompute.run = real
 

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,8 +22,6 @@ import torch
 from bench.fault_kinds import MEMORY_GROUPS, has_memory_groups, remove_group
 from bench.fault_run import Run, digests
 from configs.schema import load_config
-from pipeline import convert as conversions
-from pipeline import span_job
 from pipeline.convert import Conversion, convert, start
 from pipeline.errors import ConversionError, InputError
 from pipeline.file_report import FileReport
@@ -152,38 +149,6 @@ def test_which_errors_wear_a_process_out_and_what_is_said() -> None:
 
 
 # --- the output and the source ------------------------------------------------------------------------------------------
-
-
-def test_an_output_that_becomes_read_only_is_one_sentence_and_the_next_run_goes_on(
-    clip: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a span is written, while the ledger is, while the spans are joined, while the result is published."""
-    output, config = tmp_path / "out" / "o.mp4", load_config("dashcam", None, WORDS)
-    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    places: list[tuple[Any, str]] = [
-        (span_job, "publish"),
-        (conversions.Ledger, "append"),
-        (conversions, "assemble"),
-        (conversions, "publish"),
-    ]
-    for owner, name in places:
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, raising(error))
-            with pytest.raises(
-                ConversionError, match=r"cannot be written any more .Read-only file system.; see to the disk"
-            ):
-                convert(clip, output, config)
-        assert not output.exists() and not list(work_folder(output).glob(".span_*"))
-    assert convert(clip, output, config).spans_reused == 2
-    assert output.read_bytes() == expected
-    assert_only(output)
-
-
-def raising(error: Exception) -> Callable[..., None]:
-    def call(*_: object, **__: object) -> None:
-        raise error
-
-    return call
 
 
 @pytest.mark.parametrize("when", ["converting", "joining"])

@@ -501,8 +501,16 @@ def test_stopped_while_ray_is_starting(
 # --- no space left ------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_is_one_sentence_and_the_next_run_goes_on(
-    clip: Path, expected_plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space left on the disk; free some and run"),
+        (errno.EROFS, r"cannot be written any more .Read-only file system.; see to the disk"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_a_disk_that_fills_up_or_becomes_read_only_is_one_sentence_and_the_next_run_goes_on(
+    clip: Path, expected_plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
     """While a span is written, while the ledger is, while the spans are joined, while the result is published."""
     output, config = tmp_path / "o.mp4", load_config("dashcam", None, PLAIN)
@@ -514,8 +522,9 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_next_run_goes_on(
     ]
     for owner, name in places:
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, full_after(getattr(owner, name), 2 if owner is not conversions else 1))
-            with pytest.raises(ConversionError, match="no space left on the disk; free some and run") as caught:
+            calls = 2 if owner is not conversions else 1
+            patch.setattr(owner, name, failing_after(getattr(owner, name), calls, code))
+            with pytest.raises(ConversionError, match=words) as caught:
                 convert(clip, output, config)
         assert caught.value.exit_code == 1
         assert sorted(path.name for path in tmp_path.iterdir()) == ["o.mp4.work"]
@@ -526,14 +535,14 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_next_run_goes_on(
     assert_only(output)
 
 
-def full_after(real: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """Works `calls` - 1 times; then the disk is full."""
+def failing_after(real: Callable[..., Any], calls: int, code: int) -> Callable[..., Any]:
+    """Works `calls` - 1 times; then the disk does not. code: of its errors"""
     seen: list[int] = []
 
     def call(*args: object, **kwargs: object) -> object:
         seen.append(1)
         if len(seen) >= calls:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(code, os.strerror(code))
         return real(*args, **kwargs)
 
     return call
