@@ -17,6 +17,7 @@ import pytest
 from configs.schema import load_config
 from pipeline.convert import convert
 from pipeline.errors import InputError
+from preview import conversion as conversions
 from preview.conversion import Conversion
 from tests.clips import cut, make_clip
 from tests.oracles import digest
@@ -147,7 +148,13 @@ def test_a_server_that_is_killed_leaves_no_process(clip: Path, tmp_path: Path) -
     wait_until(lambda: not alive(children))
 
 
-def test_what_fails_is_told_in_the_words_of_convert(clip: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child does without Ray: for what it says before that would be needed."""
+    monkeypatch.setattr(conversions, "PROGRAM", Path(__file__).with_name("program_without_ray.py"))
+
+
+def test_what_fails_is_told_in_the_words_of_convert(without_ray: None, clip: Path, tmp_path: Path) -> None:
     bad = cut(clip, tmp_path / "bad.mp4", 0.5)
     with watched(bad, tmp_path / "out.mp4") as (conversion, _):
         conversion.start()
@@ -165,7 +172,9 @@ def test_what_fails_is_told_in_the_words_of_convert(clip: Path, tmp_path: Path) 
         assert conversion.state()["state"] == "failed" and "did you mean grade.peak_nits?" in conversion.state()["text"]
 
 
-def test_an_output_of_other_settings_is_replaced_only_when_that_is_wanted(clip: Path, tmp_path: Path) -> None:
+def test_an_output_of_other_settings_is_replaced_only_when_that_is_wanted(
+    without_ray: None, clip: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out.mp4"
     output.write_text("something of the user's")
     with watched(clip, output) as (conversion, _):

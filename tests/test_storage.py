@@ -52,11 +52,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(tree: Path) -> dict[str, bytes]:
     """What converting the tree from disk to disk gives."""
-    patch = pytest.MonkeyPatch()
-    stand_in(patch.setattr)
     out = tree.parent / "hdr"
-    assert main(["convert", str(tree), "-o", str(out), *QUICK]) == 2
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch.setattr)
+        assert main(["convert", str(tree), "-o", str(out), *QUICK]) == 2
     return files_of(out)
 
 

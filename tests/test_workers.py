@@ -352,6 +352,7 @@ def wait_until_gone(pids: set[int], seconds: float) -> None:
     assert not alive(pids)
 
 
+@pytest.mark.long
 def test_first_ctrl_c_finishes_the_running_spans(driver: Callable) -> None:
     process, _ = driver(["sleep:3", "sleep:3", "sleep:0.1", "sleep:0.1"])
     family = set(descendants(process.pid))
