@@ -41,6 +41,6 @@ def real_clips() -> Path:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """`convert` in this process alone: no Ray, and no process of its own for a file. For tests of what is said and written."""
-    from tests.storage_run import stand_in
+    from tests.here import stand_in
 
     stand_in(monkeypatch.setattr)

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from run_pipeline import main
-from tests.storage_run import stand_in
+from tests.here import stand_in
 
 if __name__ == "__main__":
     stand_in(setattr)

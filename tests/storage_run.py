@@ -5,27 +5,14 @@ KILL_AFTER_SPANS: the process kills itself before the span after so many, 0: it 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from typing import Any
 
 import torch
 
 from run_pipeline import main
-from tests.here import DeskHere, PoolHere
-from workers import batch as batches
-from workers import batch_run
-
-
-def stand_in(patch: Any) -> None:  # noqa: ANN401 - setattr, or pytest's
-    """Let `convert` do everything here. patch: called as setattr is"""
-    cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True, "check": lambda _: None})()
-    patch(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
-    patch(batches, "SpanPool", PoolHere)
-    patch(batch_run, "FileDesk", DeskHere)
-
+from tests.here import PoolHere, stand_in
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -17,8 +17,8 @@ from run_pipeline import main
 from storage import store as stores
 from storage.cell import storage_folder
 from tests.clips import make_clip
+from tests.here import stand_in
 from tests.s3_server import ENVIRONMENT, Server, Wire, serving
-from tests.storage_run import stand_in
 from workers.remote_found import Stores
 from workers.watch import Watch
 
