@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from pipeline import convert as conversions
 from workers import apart, batch_run
@@ -98,7 +97,7 @@ class DeskHere:
         self._ended = []
 
 
-def stand_in(patch: Any) -> None:
+def stand_in(patch: Callable[[object, str, object], None]) -> None:
     """Let `convert` do everything here. patch: called as setattr is"""
     cluster = type("Cluster", (), {"gpus": 0, "cpus": 1, "local": True, "check": lambda _: None})()
     patch(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
