@@ -30,7 +30,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.fault_kinds import Fault, Scene, Undo, possible, small_disk
-from bench.fault_run import ROOT, WORDS, Run, digests
+from bench.fault_run import CLOCK_NAME, ROOT, WORDS, Run, digests
 from bench.results_files import write_results
 from configs.schema import load_config
 from pipeline.convert import convert
@@ -192,10 +192,12 @@ def play(number: int, drawn: list[list[Fault]], scene: Scene, scratch: Path, ref
         ]
         if "Traceback" in run.err.read_text():
             found.errors.append(run.err.read_text()[-1500:])
-        found.strays += [str(path) for path in scratch.iterdir() if path.name.startswith("sunvisor-ray-")]
-        shutil.rmtree(scratch)
+        (scratch / CLOCK_NAME).unlink(missing_ok=True)
         if found.exit_codes[-1] == 0:
             break
+    # What is left where everything was killed at once, the run after that removes.
+    found.strays += [str(path) for path in scratch.iterdir() if path.name.startswith("sunvisor-ray-")]
+    shutil.rmtree(scratch)
     there = digests(scene.output)
     found.differing = sorted(name for name in reference if name in there and there[name] != reference[name])
     found.missing = sorted(set(reference) - set(there))

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from workers.file_desk import FileDesk
 from workers.interrupts import Interrupts, StopNow
 from workers.pool import SpanPool
 from workers.progress import ProgressDisplay, clock
+from workers.reaper import sweep
 from workers.span_worker import SpanError, SpanTask, describe_error, load_entry
 
 HERE = Path(__file__).resolve().parent
@@ -388,6 +390,40 @@ def test_a_killed_driver_leaves_no_process(driver: Callable) -> None:
     process.kill()
     wait_until_gone(family, 10)
     assert len(folders - set(Path(tempfile.gettempdir()).glob("sunvisor-ray-*"))) == 1  # its own, and nobody else's
+
+
+def test_the_next_run_removes_what_a_killed_driver_and_its_killed_reaper_left(tmp_path: Path) -> None:
+    """And lets be what a live driver holds, and what was never locked."""
+    program = (
+        "import pathlib, sys, subprocess; from workers.reaper import held; folder = pathlib.Path(sys.argv[1]); folder.mkdir()\n"
+        "with held(folder):\n    log = (folder / 'agent.log').open('w'); print(subprocess.Popen(['sleep', '100'], stdout=log).pid, flush=True)\n"
+        "    input()"
+    )
+    folders = {name: tmp_path / f"sunvisor-ray-{name}" for name in ("killed", "alive", "unlocked")}
+    folders["unlocked"].mkdir()
+    drivers, agents = {}, {}
+    try:
+        for name in ("killed", "alive"):
+            command = [sys.executable, "-c", program, str(folders[name])]
+            drivers[name] = subprocess.Popen(
+                command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            agents[name] = int(drivers[name].stdout.readline())
+        sweep(tmp_path)
+        assert all(folders[name].exists() for name in ("killed", "alive", "unlocked"))
+        drivers["killed"].kill()
+        drivers["killed"].wait()
+        sweep(tmp_path)
+        assert [name for name in folders if folders[name].exists()] == ["alive", "unlocked"]
+        wait_until_gone({agents["killed"]}, 5)
+        assert drivers["alive"].poll() is None and Path(f"/proc/{agents['alive']}").exists()
+    finally:
+        for process in drivers.values():
+            process.kill()
+            process.wait()
+        for agent in agents.values():
+            with suppress(ProcessLookupError):
+                os.kill(agent, signal.SIGKILL)
 
 
 def test_the_reaper_lets_its_driver_live(tmp_path: Path) -> None:

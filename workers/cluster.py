@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConversionError, InputError
-from workers.reaper import reaper
+from workers.reaper import PREFIX, held, reaper, sweep
 
 KNOCK_SECONDS = 10.0
 NODE_SECONDS = 120.0
@@ -177,7 +177,7 @@ def connect(
 @contextmanager
 def _started(slots: int, gpus: int, store_bytes: int, began: float) -> Iterator[Cluster]:
     """A Ray of our own, and the reaper in case that this process is killed."""
-    with _own_folder() as folder, reaper(folder), _adjusted_ray(ray_of_our_own=True):
+    with _own_folder() as folder, held(folder), reaper(folder), _adjusted_ray(ray_of_our_own=True):
         yield _start(slots, gpus, store_bytes, began, folder)
 
 
@@ -217,8 +217,11 @@ def _set(variables: dict[str, str | None]) -> None:
 @contextmanager
 def _own_folder() -> Iterator[Path]:
     """A private folder for Ray's sockets and logs, removed afterwards. Short, because a socket's path has at most 107 bytes."""
-    short = len(tempfile.gettempdir()) <= 20
-    folder = Path(tempfile.mkdtemp(prefix="sunvisor-ray-", dir=None if short else "/tmp"))
+    temporary = tempfile.gettempdir()
+    if len(temporary) > 20:
+        temporary = "/tmp"
+    sweep(Path(temporary))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary))
     try:
         yield folder
     finally:

@@ -4,10 +4,13 @@ The kernel kills Ray's servers then, and these their workers, but Ray's two agen
 minute first; so they do when ray.init() is interrupted half-way. Runs as a script with nothing but the standard library:
 `python reaper.py FOLDER`, where FOLDER is the one to remove; Ray's processes carry its name in their environment and log into it. Its standard
 input is a pipe that only the driver holds; "bye" comes through it after an orderly end.
+
+Where the reaper was killed as well, the next run tidies up: a driver holds the lock of its folder while it lives.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -22,6 +25,8 @@ from typing import IO
 PATIENCE_SECONDS = 2.0
 ROUNDS = 50  # of a tenth of a second: a process may be in the middle of starting another
 MARK = "SUNVISOR_RAY_FOLDER"
+PREFIX = "sunvisor-ray-"
+LOCK = "driver.lock"
 
 
 def belonging(folder: str, driver: int) -> list[int]:
@@ -68,12 +73,40 @@ def reaper(folder: Path) -> Iterator[None]:
         process.wait(timeout=10)
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock for the length of a with block, or until this process is killed."""
+    lock = folder / f"{LOCK}.new"
+    lock.touch()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lock.rename(folder / LOCK)  # nobody sees it unheld
+        yield
+
+
+def sweep(temporary: Path) -> None:
+    """Remove the folders of one's own whose drivers are gone, and what is left of their Rays. Other users' folders, and folders that
+    were never locked, are let be.
+    """
+    for folder in temporary.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # gone or being swept by another, held by a live driver (BlockingIOError), never locked
+            if folder.lstat().st_uid != os.getuid():
+                continue
+            with (folder / LOCK).open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _tidy(str(folder), os.getpid())
+
+
 def main(folder: str, pipe: IO[str]) -> None:
     """Wait for the driver's end, then kill what is left of its Ray and remove the folder."""
     driver = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "bye" not in pipe.read():
         time.sleep(PATIENCE_SECONDS)  # the driver was killed; what can end by itself may
+    _tidy(folder, driver)
+
+
+def _tidy(folder: str, driver: int) -> None:
     for _ in range(ROUNDS):
         left = belonging(folder, driver)
         if not left:
