@@ -237,12 +237,15 @@ def _run(
 
 def _send_report(folder: Path, output: Url) -> None:
     """Publish a batch's report beside its outputs in a store. One attempt: it is here as well."""
+    from storage.multipart import JOURNAL_NAME, end_leftover
     from storage.publish import send
     from storage.store import Store
     from workers.area import AREA_NAME, REPORT_NAME, REPORT_TEXT_NAME
 
+    store, journal = Store(output.scheme), folder / JOURNAL_NAME
+    end_leftover(store, journal)
     for name in (REPORT_NAME, REPORT_TEXT_NAME):
-        send(Store(output.scheme), folder / name, output.join(f"{AREA_NAME}/{name}"), folder / "upload.json")
+        send(store, folder / name, output.join(f"{AREA_NAME}/{name}"), journal)
 
 
 def _apply_flags(config: Config, args: argparse.Namespace) -> None:

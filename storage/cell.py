@@ -106,7 +106,8 @@ class Remote:
 
     def tidy(self) -> None:
         """Remove what nobody needs of a conversion that is over; a cell with logs or unpublished work stays."""
-        (self.cell / NOTE_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing of it may be there, nor a folder that it could be in
+            (self.cell / NOTE_NAME).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             (self.cell / "in").rmdir()
         with contextlib.suppress(OSError):

@@ -8,11 +8,13 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import ConversionError, InputError
+from pipeline.heartbeat import beat
 from storage.cell import Note
-from storage.store import RemoteFile, Store
+from storage.store import RemoteFile, Shrunk, Store
 
 BLOCK_BYTES = 8 << 20
 AT_A_TIME = 4
@@ -35,11 +37,12 @@ def fetch(store: Store, wanted: RemoteFile, target: Path, note: Note | None = No
         _check_space(wanted, target)
         partial = _Partial(wanted, target)
         if not partial.is_complete():
-            _fetch_missing(store, wanted, partial, note)
+            with suppress(Shrunk):  # its pin tells, too
+                _fetch_missing(store, wanted, partial, note)
         now = store.info(wanted.url)
         if now is None:
             raise InputError(f"{wanted.url}: the object is gone.")
-        if now.pin == wanted.pin:
+        if now.pin == wanted.pin and not partial.missing:
             partial.finish()
             return wanted
         partial.forget()
@@ -64,7 +67,7 @@ class _Partial:
             self.forget()
             self._journal.write_text(self._head + "\n")
             lines = []
-        self.done = set() if self.is_complete() else self._whole(lines[1:])
+        self.done = set(range(len(self.blocks))) if self.is_complete() else self._whole(lines[1:])
 
     def is_complete(self) -> bool:
         """Is the file there, and of this object?"""
@@ -78,7 +81,9 @@ class _Partial:
         """Put a range on disk, then note that it is there."""
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.pwrite(handle, data, self.blocks[number][0])
+            written, start = 0, self.blocks[number][0]
+            while written < len(data):  # the last bytes before a full disk may be fewer than were asked for
+                written += os.pwrite(handle, memoryview(data)[written:], start + written)
             os.fdatasync(handle)
         finally:
             os.close(handle)
@@ -114,6 +119,7 @@ class _Partial:
                     continue  # cut short by a kill
                 start, end = self.blocks[int(number)]
                 file.seek(start)
+                beat()
                 if _digest(file.read(end - start)) == digest:
                     found.add(int(number))
         return found

@@ -84,7 +84,11 @@ class Multipart:
             raise InputError(f"{self._url}: there is no bucket '{self._url.bucket}'.") from error
         if self._journal is not None:
             facts = {"scheme": self._url.scheme, "path": self._url.path, "id": self._number}
-            self._journal.write_text(json.dumps(facts))
+            try:
+                self._journal.write_text(json.dumps(facts))
+            except OSError as error:
+                self.abort()
+                raise InputError(f"{self._journal}: cannot be written ({error.strerror}).") from error
 
     def abort(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # it is over already

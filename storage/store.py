@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,12 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 REASON_CHARACTERS = 200
 REQUEST_SECONDS = 60.0
+BEAT_SECONDS = 5.0
 LISTING_SECONDS = 3600.0
 SLOWEST_BYTES_A_SECOND = 100_000
 """A request that moves fewer has stalled."""
 TRANSIENT_PACKAGES = frozenset(
-    {"botocore", "aiobotocore", "aiohttp", "urllib3", "requests", "gcsfs", "google", "azure", "asyncio"}
+    {"botocore", "aiobotocore", "aiohttp", "urllib3", "requests", "gcsfs", "google", "azure", "asyncio", "json"}
 )
 """Errors of these packages that are no OSError come from the way to the store or from it, and may pass."""
 PERMANENT_ERRORS = frozenset(
@@ -35,12 +37,23 @@ PERMANENT_ERRORS |= {
     "ClientAuthenticationError",
     "NoRegionError",
     "CredentialRetrievalError",
+    "UnknownCredentialError",
+    "TokenRetrievalError",
+    "SSOError",
+    "LoginError",
+    "ConfigParseError",
+    "ConfigNotFound",
+    "InvalidConfigError",
 }
 _USER = re.compile(r"//[^/@\s]*@")
 
 
 class ShortAnswer(OSError):
     """A store gave fewer or more bytes than were asked for."""
+
+
+class Shrunk(ConversionError):
+    """An object ends before the bytes that were asked for: another one has taken its place."""
 
 
 def seconds_for(count: int) -> float:
@@ -120,12 +133,20 @@ class Store:
         return [_object(Url(self.scheme, name), facts) for name, facts in files if is_plain(name)]
 
     def read(self, url: Url, start: int, end: int) -> bytes:
-        """The bytes start <= at < end of an object, exactly as many. Raises InputError when it is gone."""
+        """The bytes start <= at < end of an object, exactly as many. Raises InputError when it is gone, Shrunk when it ends before."""
 
         def ask() -> bytes:
-            data = self.ask("cat_file", url.path, seconds=seconds_for(end - start), start=start, end=end)
-            if len(data) != end - start:
-                raise ShortAnswer(f"{len(data)} bytes came, {end - start} were asked for")
+            try:
+                data = self.ask("cat_file", url.path, seconds=seconds_for(end - start), start=start, end=end)
+                if len(data) != end - start:
+                    raise ShortAnswer(f"{len(data)} bytes came, {end - start} were asked for")
+            except (FileNotFoundError, PermissionError, ConnectionError, TimeoutError):
+                raise
+            except Exception as error:  # stores say in many ways that they have no such range
+                size = int(self.ask("info", url.path)["size"])
+                if size < end:
+                    raise Shrunk(f"{url}: has {size} bytes now, and bytes up to {end} were asked for.") from error
+                raise
             return data
 
         try:
@@ -146,14 +167,18 @@ class Store:
                 getattr(self.filesystem, f"_{method}")(*words, **named), seconds or REQUEST_SECONDS
             )
 
-        return asyncio.run_coroutine_threadsafe(call(), self.filesystem.loop).result()
+        future = asyncio.run_coroutine_threadsafe(call(), self.filesystem.loop)
+        end = time.monotonic() + (seconds or REQUEST_SECONDS)
+        while not wait([future], BEAT_SECONDS).done and time.monotonic() < end:
+            beat()  # a whole file may be on its way
+        return future.result()
 
     def patient(self, url: Url, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the call gives
         """What the call returns. FileNotFoundError is the caller's to explain."""
         began: float | None = None
         pause = FIRST_PAUSE_SECONDS
         while True:
-            beat()  # each call is broken off after a while, so waiting for a store is no standing still
+            beat()  # waiting for a store is no standing still
             try:
                 result = call()
             except (FileNotFoundError, SunvisorError):
@@ -173,9 +198,9 @@ class Store:
                 if began is not None:
                     self.tell("")
                 return result
-            wait = min(pause * random.uniform(0.5, 1.0), began + self.retry_seconds - now)
-            self.tell(f"waiting for {url} ({why}), next try in {wait:.0f} s")
-            self.sleep(wait)
+            rest = min(pause * random.uniform(0.5, 1.0), began + self.retry_seconds - now)
+            self.tell(f"waiting for {url} ({why}), next try in {rest:.0f} s")
+            self.sleep(rest)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
@@ -190,7 +215,7 @@ def _transient(url: Url, error: Exception) -> str | None:
         raise InputError(
             f"{url}: the store denies access ({why}); check the credentials in the environment and what they may do."
         ) from error
-    if kinds & PERMANENT_ERRORS:
+    if kinds & PERMANENT_ERRORS or (isinstance(error, ValueError) and not packages & TRANSIENT_PACKAGES):
         raise InputError(f"{url}: {why}; see docs/storage.md for what the environment must say.") from error
     return why if isinstance(error, OSError) or packages & TRANSIENT_PACKAGES else None
 

@@ -91,7 +91,9 @@ def parse_url(text: str) -> Url:
     scheme = scheme.lower()
     host = rest.partition("/")[0]
     user, at, _ = host.rpartition("@")
-    if at and (":" in user or scheme not in AZURE):
+    if at and ":" not in user and scheme in AZURE:
+        raise InputError(f"{text}: name the account in AZURE_STORAGE_ACCOUNT_NAME and write {scheme}://{user}/KEY.")
+    if at:
         raise InputError(
             f"{scheme}://...@{rest[len(user) + 1 :]}: a URL must hold no user or secret; leave them to the environment "
             "(docs/storage.md names the variables)."

@@ -34,11 +34,12 @@ def hold_the_interpreter() -> None:
 
 
 def stop_the_process() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
+    while True:  # whoever wakes it (on a machine that is put to sleep, say), it stops again
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def move_slowly() -> None:
-    for _ in range(14):
+    for _ in range(24):
         time.sleep(0.25)
         beat()
 

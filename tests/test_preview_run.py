@@ -90,7 +90,6 @@ def test_beyond_loopback_the_address_holds_a_token(clip: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["no_such_file.mp4"], "no such file"),
         (["grade.peak_nits=600"], "no input named"),
         (["CLIP", "grade.peak=600"], "did you mean"),
         (["CLIP", "--profile", "none"], "legal: archive"),
@@ -105,6 +104,14 @@ def test_what_the_user_can_mend_is_told_with_exit_code_2(
     words = [str(clip) if word == "CLIP" else word for word in words]
     assert main(["preview", "--no-browser", "--port", "0", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_told_by_the_server(clip: Path) -> None:
+    """It looks for its sources in a process that it was forked to, so not in this one."""
+    command = [*COMMAND, str(clip.with_name("no_such_file.mp4")), "--no-browser", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "no such file" in done.stderr and "Traceback" not in done.stderr
 
 
 class FakeLive:

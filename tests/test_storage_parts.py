@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import random
 import string
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from botocore.exceptions import UnauthorizedSSOTokenError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +70,7 @@ def test_any_text_is_a_url_or_told_why_not(text: str) -> None:
         ("s3://AKIA:sEcReT@bucket/a.mp4", "no user or secret"),
         ("s3://AKIA@bucket/a.mp4", "no user or secret"),
         ("az://me:sEcReT@account.dfs.core.windows.net/a.mp4", "no user or secret"),
+        ("abfs://box@account.dfs.core.windows.net/a.mp4", "AZURE_STORAGE_ACCOUNT_NAME and write abfs://box/KEY"),
         ("ftp://host/a.mp4", "legal: a path, or s3"),
         ("file:///a.mp4", "by its path alone"),
         ("s3://", "no bucket"),
@@ -82,8 +86,7 @@ def test_urls_that_are_refused(text: str, words: str) -> None:
     assert "sEcReT" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_azure_names_an_account_and_paths_are_no_urls() -> None:
-    assert parse_url("abfs://box@account.dfs.core.windows.net/a.mp4").key == "a.mp4"
+def test_paths_are_no_urls() -> None:
     assert not any(map(is_url, ["a.mp4", "/s3/a.mp4", "c:/a.mp4", "@list.txt", "a=b", "./s3:/x"]))
 
 
@@ -187,6 +190,8 @@ def test_what_will_not_pass_is_not_waited_for() -> None:
     for error, kind in [
         (PermissionError("Access Denied"), InputError),
         (ZeroDivisionError("a bug"), ZeroDivisionError),
+        (ValueError("Invalid endpoint: localhost:9000"), InputError),
+        (UnauthorizedSSOTokenError(), InputError),
     ]:
 
         def trouble(start: int, end: int, error: Exception = error) -> None:
@@ -251,6 +256,34 @@ def test_an_object_that_is_written_to_meanwhile_is_begun_anew(small: int, tmp_pa
     assert [path.name for path in tmp_path.glob(".a.mp4.*")] == [".a.mp4.fetched"]
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_object_that_became_shorter_meanwhile_is_begun_anew(small: int, tmp_path: Path, refused: bool) -> None:
+    """Its range is answered with less, or refused as S3 does."""
+    new = b"b" * 2_500
+    shelf = Shelf(b"a" * 4_000)
+
+    def changed(start: int, end: int) -> None:
+        if start == 1_000 and shelf.pin == "1":
+            shelf.data, shelf.pin = new, "2"
+        if refused and start >= len(shelf.data):
+            raise OSError(errno.EINVAL, "InvalidRange")
+
+    shelf.trouble = changed
+    store = store_of(shelf, 600)
+    assert fetch(store, RemoteFile(URL, 4_000, "4000 1"), tmp_path / "a.mp4").pin == "2500 2"
+    assert (tmp_path / "a.mp4").read_bytes() == new and store.clock() == 0
+
+
+def test_a_disk_that_takes_half_a_range_gets_the_other_half(
+    small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, at: write(handle, data[: max(1, len(data) // 2)], at))
+    data = random.Random(3).randbytes(2_500)
+    fetch(store_of(Shelf(data)), RemoteFile(URL, 2_500, "2500 1"), tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").read_bytes() == data
+
+
 def test_an_object_that_never_stays_as_it_is_is_refused(small: int, tmp_path: Path) -> None:
     shelf = Shelf(b"a" * 3_000)
     shelf.trouble = lambda start, end: setattr(shelf, "pin", str(int(shelf.pin) + 1))
@@ -277,6 +310,19 @@ def test_people_are_told_urls(tmp_path: Path) -> None:
         f"s3://in/x/a b.mp4: from s3://in/x/a b.gpx to s3://out/y/a.mp4 and s3://out/y/a.gpx, log in {out}/a.mp4.work/f.log"
     )
     assert remote.named_all({"a": [str(out / "a.mp4"), 3]}) == {"a": ["s3://out/y/a.mp4", 3]}
+
+
+def test_a_cell_that_cannot_be_is_told_and_tidied(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    remote = Remote(cell_of(tmp_path / "file", "s3://a/b", "/c"), Url("s3", "a/b"))
+    with pytest.raises(InputError, match="with workers"):
+        remote.make()
+    remote.tidy()
+    made = Remote(cell_of(tmp_path / "storage", "s3://a/b", "/c"), Url("s3", "a/b"))
+    made.make()
+    assert made.cell.parent.stat().st_mode & 0o777 == 0o700
+    made.tidy()
+    assert not made.cell.exists()
 
 
 def test_each_source_and_output_have_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

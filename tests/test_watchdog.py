@@ -38,7 +38,8 @@ from workers.span_worker import SpanError, SpanTask
 from workers.watchdog import Watchdog
 
 PATIENCE_SECONDS = 280.0
-STALL_SECONDS = 2.0
+STALL_SECONDS = 4.0
+"""Shorter, and a busy machine's processes count as standing still."""
 
 
 class Clock:
@@ -189,7 +190,7 @@ def judge_calls(desk: FileDesk, folder: Path) -> None:
     assert error is not None and error.kind == "Stalled" and not error.retry
     for way, where in (("wait", "wait_for_ever"), ("once:hold", "hold_the_interpreter")):
         for death in over[way].deaths:
-            assert death.startswith("stood still for 2 s and was killed (process ") and f" in {where}\n" in death
+            assert death.startswith("stood still for 4 s and was killed (process ") and f" in {where}\n" in death
     assert "it was stopped (SIGSTOP" in over["once:stop"].deaths[0]
     assert (folder / "wait").stat().st_size == 2
 
@@ -293,7 +294,7 @@ def test_a_worker_that_stands_still_costs_its_span_one_attempt(cluster: Cluster,
     poison = ends[0]
     assert isinstance(poison, Failed) and poison.attempts == 2 and poison.log.count(" in wait_for_ever\n") == 2
     assert poison.error.message.startswith(
-        f"The worker stood still for 2 s at span 0 of {tmp_path}, 7 of its 10 frames done, and was killed "
+        f"The worker stood still for 4 s at span 0 of {tmp_path}, 7 of its 10 frames done, and was killed "
     )
     assert "it was stopped (SIGSTOP" in retried[2].message
 

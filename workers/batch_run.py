@@ -260,6 +260,8 @@ class BatchRun:
         while (name := self._schedule.next_file()) is not None:
             file = self._files[name]
             try:
+                if file.job.remote is not None:
+                    file.job.remote.make()
                 file.lock = take_lock(file.job.source, file.job.output)
             except Exception as error:  # noqa: BLE001 - one file never stops the rest; the report says what it was
                 self._schedule.drop(name)

@@ -92,6 +92,7 @@ class ActorCall:
         except self._ray.exceptions.RayTaskError as error:
             found = Answer(error=SpanError("RayTaskError", str(error), str(error), user_error=False, retry=False))
         except self._ray.exceptions.RayError as error:
+            self.kill()  # it may be out of reach only, and must not write beside the next
             return Death(" ".join(str(error).split())[:600] or type(error).__name__)
         self._actors.give_back(self._actor)
         return found

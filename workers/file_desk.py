@@ -177,6 +177,7 @@ class _Child:
                 "from workers.file_process import main; main()",
                 str(self._beats),
                 str(self._stacks),
+                str(os.getpid()),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -47,14 +47,17 @@ def answer(entry: str, argument: object) -> Answer:
 def main() -> None:
     """Take a call from standard input, answer on standard output. Dies with its parent, and leaves Ctrl-C to it.
 
-    Arguments: descriptors of the memory into which it beats (pipeline/heartbeat.py), and of that into which it writes its stacks.
+    Arguments: descriptors of the memory into which it beats (pipeline/heartbeat.py), and of that into which it writes its stacks; the
+    parent's process id.
     """
-    beats, stacks = map(int, sys.argv[1:])
+    beats, stacks, parent = map(int, sys.argv[1:])
     heartbeat.share(beats)
     write_stacks_into(stacks)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it died before
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # whoever prints must not spoil the answer
         entry, argument = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 PATIENCE_SECONDS = 2.0
+REAPER_SECONDS = 20.0
 ROUNDS = 50  # of a tenth of a second: a process may be in the middle of starting another
 MARK = "SUNVISOR_RAY_FOLDER"
 PREFIX = "sunvisor-ray-"
@@ -70,7 +71,8 @@ def reaper(folder: Path) -> Iterator[None]:
         with suppress(BrokenPipeError):  # somebody killed the reaper, and nothing else is amiss
             process.stdin.write("bye\n")
             process.stdin.close()
-        process.wait(timeout=10)
+        with suppress(subprocess.TimeoutExpired):  # something of Ray's hangs in the kernel: it waits for that alone
+            process.wait(timeout=REAPER_SECONDS)
 
 
 @contextmanager
