@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 (something failed), 2 (the user can mend it) 3 (time over) or 130 (interrupted)."""
+    """Run one command. Returns 0, 1 (something failed), 2 (the user can mend it) 3 (time over), 130 (interrupted) or 143 (SIGTERM)."""
     parser = build_parser()
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     args, more = parser.parse_known_args(argv)

@@ -56,8 +56,8 @@ file; note: "paused" or "". {"is": "message", "text": ...}: what people are told
 Files are begun longest first, and each is published as soon as it is done. Done ones are recognised by content and settings, not by name or
 time: size, first and last MiB. A source that changed in its middle alone is not seen by that; --paranoid reads all of it.
 A folder of results gets .sunvisor/report.json and report.txt: what became of each file.
-Exit code: 0 all well, 1 something failed, 2 something you can mend, 3 stopped by --max-hours, 130 interrupted (3 and 130: the same command
-goes on). With several files the rest goes on.""",
+Exit code: 0 all well, 1 something failed, 2 something you can mend, 3 stopped by --max-hours, 130 interrupted, 143 ended by SIGTERM (3, 130
+and 143: the same command goes on). With several files the rest goes on.""",
     )
     parser.add_argument(
         "words",
@@ -91,7 +91,7 @@ goes on). With several files the rest goes on.""",
         "--video", metavar="all|N", help="which video streams to convert (default: the first); others are copied"
     )
     parser.add_argument(
-        "--fps", metavar="RATE", help="frame rate of a raw .h264/.hevc stream, such as 20 or 30000/1001"
+        "--fps", metavar="RATE", help="frame rate of numbered pictures or a raw stream, such as 20 or 30000/1001"
     )
     parser.add_argument("--force", action="store_true", help="convert a source that is HDR already")
     parser.add_argument(

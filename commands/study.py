@@ -19,7 +19,7 @@ def add_train(commands: Any) -> None:  # noqa: ANN401
         _train,
         "Train a network, or (train prepare) render what it learns from. Stop it at any time: the same command goes on where it stopped.",
         """examples:
-  run_pipeline.py train prepare --scenes ../shared/data/hdr_train --output runs/data
+  run_pipeline.py train prepare --scenes hdr_images/ --output runs/data
   run_pipeline.py train --config configs/train_tiny.yaml
   run_pipeline.py train --config configs/train_tiny.yaml output=runs/mine iterations=2000 model.width=32
   torchrun --nproc-per-node 4 run_pipeline.py train --config configs/train_base.yaml

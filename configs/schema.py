@@ -28,6 +28,10 @@ STAGES = ("denoise", "deband", "overlay", "reconstruct", "temporal", "grade")
 class InputConfig:
     """How the source is read. `auto` takes what the file says; what it does not say is decided by rule and explained in the plan.
 
+    matrix, range, transfer, primaries, chroma_location: how the source's colours are coded, where the file is wrong or silent; `inspect`
+        says what was read, and why
+    deinterlace: auto = where frames are found to be interlaced
+    fps, video, force, strict, salvage: as the flags of `convert`
     decoder: "nvdec" decodes on the GPU where that opens, and sees less of a file's damage (pipeline/hardware.py)
     """
 
@@ -127,6 +131,7 @@ class OutputConfig:
 
     codec: hevc and av1 are for players; prores (10-bit 4:2:2, preset hq or 422) is for editing and goes into .mov and .mkv; ffv1
         (10-bit 4:2:0, lossless) is for archives and goes into .mkv
+    container: auto = by the output's ending; in a folder the codec's own (mp4, for prores mov, for ffv1 mkv)
     """
 
     transfer: str = "pq"
@@ -179,6 +184,9 @@ class WorkersConfig:
         as after a crash; slow work that moves is never killed. 0 = never. Raise it where a disk may take longer than that over a single call
     work_limit: a work folder that passes so many times the plan's estimate stops its file, 0 = no limit
     memory_bytes: what a worker has; a picture that needs more is refused. 0 = what the machine has that plans
+    keep_work: OUTPUT.work stays when the output is published
+    retries: attempts at a span, a file or the start of a worker
+    address: as the flag --address
     metrics_port: port on 127.0.0.1 where Prometheus collects a run's numbers, 0 = none (docs/monitoring.md)
     log: file for a log of the run in JSON lines, rotated by size; null = none
     topology: fused = a worker decodes, computes and encodes in one process; stream = in three, which may be on other nodes: for GPU nodes with
@@ -208,7 +216,12 @@ class WorkersConfig:
 
 @dataclass
 class Config:
-    """All settings. model: a shipped checkpoint's name or a .safetensors path; auto = the best that is shipped for the device."""
+    """All settings. model: a shipped checkpoint's name or a .safetensors path; auto = the best that is shipped for the device.
+
+    device: where the network runs
+    precision: auto = the fastest without visible loss; fp16 on CUDA alone
+    stages: which may run, in the order of STAGES; docs/architecture.md says what each does
+    """
 
     model: str = "auto"
     device: str = "auto"
