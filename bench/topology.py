@@ -1,10 +1,10 @@
 """What the stream topology costs and gains on this machine against the fused one: CPU time a frame, frames a second, shared memory.
 
-    python -m bench.topology ../shared/data/clips/highway_960x540.mp4 ../shared/data/clips/park_street_1920x1080.mp4
+    python -m bench.topology --frames 50 ../shared/data/clips/highway_960x540.mp4 ../shared/data/clips/park_street_1920x1080.mp4
 
-Each clip is converted by `run_pipeline.py convert` in a process of its own with one worker, once alone and once as a batch of three copies;
-CPU time is that of the driver, Ray and all workers, and the figure is what two more copies cost, so that starting up is in none. Frames a
-second are those of the batch from its first span to its last file. Without network (`neutral`), so that transport shows, and with `tiny`.
+The pictures of each clip, or the first of them, are converted by `run_pipeline.py convert` in a process of its own with one worker, once
+alone and once as a batch of three copies; CPU time is that of the driver, Ray and all workers, and the figure is what two more copies cost
+(planning them, too), so that starting up is in none. Frames a second are those of the batch from its first span to its last file. Without network (`neutral`), so that transport shows, and with `tiny`.
 On one machine both topologies share the same cores; what a network between nodes adds is not measured. The tables go to
 bench/results/topology.{md,json}.
 """
@@ -79,6 +79,19 @@ def _shm_bytes() -> int:
     return shutil.disk_usage("/dev/shm").used
 
 
+def first_frames(clip: Path, frames: int, folder: Path) -> Path:
+    """A file with the first so many pictures of a clip, in the order in which they are decoded, and nothing else. 0: all"""
+    cut = folder / clip.name
+    with av.open(str(clip)) as source, av.open(str(cut), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(one for one in source.demux(video=0) if one.pts is not None):
+            if frames and number == frames:
+                break
+            packet.stream = stream
+            target.mux(packet)
+    return cut
+
+
 def run(clip: Path, copies: int, words: list[str]) -> dict[str, float]:
     """One batch. Returns cpu_seconds, working_seconds and shm_mb."""
     with tempfile.TemporaryDirectory() as folder:
@@ -115,28 +128,35 @@ def measure(clip: Path, words: list[str]) -> dict[str, float]:
     }
 
 
+def row_of(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    return f"| {row['clip']} | {row['case']} | {row['topology']} | {row['cpu_ms']:.0f} | {row['fps']:.2f} | {row['shm_mb']:.0f} |"
+
+
 def main() -> None:
     """Run the bench and write its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--frames", type=int, default=0, help="take so many of each clip (default: all)")
     parser.add_argument("--output", type=Path, default=ROOT / "bench/results")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for clip in args.clips:
-        for case, words in CASES.items():
-            for topology in ("fused", "stream"):
-                figures = measure(clip, [*words, f"workers.topology={topology}"])
-                rows.append({"clip": clip.name, "case": case, "topology": topology} | figures)
+    console = Console(stderr=True, highlight=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for clip in (first_frames(clip, args.frames, Path(folder)) for clip in args.clips):
+            for case, words in CASES.items():
+                for topology in ("fused", "stream"):
+                    figures = measure(clip, [*words, f"workers.topology={topology}"])
+                    rows.append({"clip": clip.name, "case": case, "topology": topology} | figures)
+                    console.print(row_of(rows[-1]), markup=False, soft_wrap=True)
+    shown = f" --frames {args.frames}" if args.frames else ""
     lines = [
-        f"`python -m bench.topology` on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, {time.strftime('%Y-%m-%d')}.",
+        f"`python -m bench.topology{shown}` on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, {time.strftime('%Y-%m-%d')}.",
         "",
         "| clip | settings | topology | CPU ms a frame | frames a second | shared memory, MB |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['clip']} | {row['case']} | {row['topology']} | {row['cpu_ms']:.0f} | {row['fps']:.2f} | {row['shm_mb']:.0f} |"
-        for row in rows
-    ]
+    lines += map(row_of, rows)
     text = "\n".join(lines) + "\n"
     write_results(args.output, "topology", text, rows)
     Console().print(text, markup=False, soft_wrap=True)
