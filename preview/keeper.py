@@ -5,7 +5,6 @@ Sources are read in threads of the server; a codec that crashes ends it. What wa
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
 import os
@@ -19,9 +18,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from pipeline.errors import ConversionError
+from pipeline.parent import end_with
 
 MOST_CRASHES = 2
-PR_SET_PDEATHSIG = 1
 PAGE_BYTES = 256 << 10
 """Room for the names of all that a server's tabs may have open."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -92,10 +91,7 @@ def keep() -> Kept:
 
 def _begin(keeper: int) -> None:
     """What a server's process begins with: it ends with the keeper, which alone acts on Ctrl-C and says so by SIGTERM."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != keeper:
-            os._exit(1)
+    end_with(keeper)
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)

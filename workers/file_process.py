@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import signal
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import heartbeat
+from pipeline.parent import end_with
 from workers.pulse import write_stacks_into
 from workers.span_worker import SpanError, describe_error, load_entry
-
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,7 @@ def main() -> None:
     heartbeat.share(beats)
     write_stacks_into(stacks)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it died before
+    end_with(parent)
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # whoever prints must not spoil the answer
         entry, argument = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
