@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import settings
 settings.register_profile("steady", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("steady")
 torch.set_num_threads(1)
+
+EXIT_SECONDS = 120
+"""How long the end of the process may take when all tests are done."""
 
 REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
 
@@ -28,6 +32,11 @@ def pytest_runtest_teardown() -> None:
     """Clips in AV1 are made without `usual_priority`, and SVT-AV1 makes who opens it real-time: what runs later would starve everybody else."""
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def pytest_unconfigure() -> None:
+    """A thread or an encoder that keeps this process from ending when all tests are done is a defect: it is shown, and the run fails."""
+    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 @pytest.fixture(scope="session")
