@@ -8,12 +8,14 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from pipeline.errors import SunvisorError
-from preview.hdr_video import Fragment, HdrVideo
+from preview.hdr_video import EncoderStalled, Fragment, HdrVideo
 from preview.outbox import Outbox
 from preview.pictures import Made
 from preview.stills import cores
 
 WAITING_FRAMES = 2
+MOST_STALLS = 5
+"""Encoders that may stand still while one stream is played; each of them is lost memory (preview/encoder_thread.py)."""
 
 
 class HdrStream:
@@ -27,7 +29,7 @@ class HdrStream:
         self._shape: tuple = ()
         self._numbers: list[int] = []
         self._seconds = -1.0
-        self._whole, self._finishing = True, False
+        self._whole, self._finishing, self._stalls = True, False, 0
         self._thread = threading.Thread(target=self._run, name="hdr video", daemon=True)
         self._thread.start()
 
@@ -52,7 +54,7 @@ class HdrStream:
         ended = False
         try:
             while (item := self._frames.get()) is not None:
-                self._encode(*item)
+                self._try(*item)
             ended = True
             if self._finishing and self._whole and self._video is not None:
                 self._send(self._video.codec_string, self._video.close())
@@ -64,6 +66,16 @@ class HdrStream:
                 ended = self._frames.get() is None
         finally:
             self._abandon()
+
+    def _try(self, made: Made, seconds: float) -> None:
+        """Encode it; when the encoder stalls, what was on its way in it is left out, and the next frame begins a new run."""
+        try:
+            self._encode(made, seconds)
+        except EncoderStalled:
+            self._abandon()
+            self._stalls += 1
+            if self._stalls == MOST_STALLS:
+                raise
 
     def _encode(self, made: Made, seconds: float) -> None:
         """A new run of video where the picture's size or its transfer is another, time goes back, or a piece was left out.

@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import Self
 
 import av
+from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from pipeline.boxes import CleanAperture, append_to_sample_entry, make_box
 from pipeline.encode import X265_MIN_WIDTH
@@ -31,7 +33,9 @@ from pipeline.engine import PackedFrame
 from pipeline.errors import ConversionError, InputError
 from pipeline.hdr10 import MasteringDisplay
 from pipeline.priority import usual_priority
+from preview import encoder_thread
 from preview.codec_string import codec_string
+from preview.encoder_thread import EncoderThread
 
 FRAGMENT_FRAMES = 4
 """Frames in a fragment."""
@@ -65,6 +69,10 @@ class Fragment:
     duration_seconds: float
 
 
+class EncoderStalled(ConversionError):
+    """The encoder stands still and is given up: its memory and threads are lost to this process. Another one may do better."""
+
+
 class HdrVideo:
     """One run of frames for one SourceBuffer. Another size, another transfer or a jump back in time takes a new one.
 
@@ -72,7 +80,7 @@ class HdrVideo:
     rate: nominal frames a second; settles the codec's level and how long the very last frame is shown, no other time
     transfer: "pq" or "hlg"; codec: "av1" (libsvtav1) or "hevc" (libx265, at least 64 pixels wide)
     peak_nits: of the display that the picture is made for, said in an `mdcv` box with PQ; threads: cores the encoder may use
-    Raises InputError on what cannot be coded, ConversionError when the encoder does not open.
+    Raises InputError on what cannot be coded, ConversionError when the encoder does not open, EncoderStalled as every call may.
     """
 
     codec_string: str
@@ -102,14 +110,13 @@ class HdrVideo:
         self._times: deque[int] = deque()  # ticks of the frames that have not been handed out
         self._done: deque[bytes] = deque()  # moof + mdat of those of them that are complete
         self._last_ticks = -1
-        self._sink, self._stream = _Sink(), None
+        self._sink, self._stream, self._thread = _Sink(), None, EncoderThread()
         with self._told("does not open"):
             self._file = av.open(self._sink, "w", format="mp4", options=MUXER)
             try:
                 self._stream = self._file.add_stream(SOFTWARE[codec], rate=rate, time_base=TIME_BASE)
                 _configure(self._stream.codec_context, codec, self._shape, rate, TRANSFERS[transfer], threads)
-                with usual_priority():
-                    self._file.start_encoding()
+                self._thread.call(_start, self._file)
             except BaseException:
                 self.abandon()
                 raise
@@ -145,7 +152,7 @@ class HdrVideo:
             )
             picture.pts, picture.time_base = ticks, TIME_BASE
             self._times.append(ticks)
-            self._mux(picture)
+            self._thread.call(self._mux, picture)
         self._written += 1
         self._last_ticks = ticks
         return [*self._initialisation(), *self._pieces(len(self._done) // FRAGMENT_FRAMES)]
@@ -157,8 +164,8 @@ class HdrVideo:
             return []
         try:
             with self._told(f"failed after frame {self._written}"):
-                self._mux(None)
-                self._file.close()
+                self._thread.call(self._mux, None)
+                self._thread.call(self._file.close)
         finally:
             self.abandon()
         self._done.append(self._sink.take())
@@ -171,13 +178,9 @@ class HdrVideo:
         (file, stream), self._file, self._stream = (self._file, self._stream), None, None
         if file is None:
             return
-        with suppress(
-            FFmpegError
-        ):  # also when it is told so already; SVT-AV1 complains on standard error when it is not
-            for _ in stream.encode(None) if self._written else ():
-                pass
-        with suppress(FFmpegError):
-            file.close()
+        with suppress(TimeoutError):
+            self._thread.call(_free, file, stream if self._written else None)
+        self._thread.end()
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +220,22 @@ class HdrVideo:
             yield
         except FFmpegError as error:
             raise ConversionError(f"{self._name} {what}: {error}.") from error
+        except TimeoutError as error:
+            why = f"the encoder stood still for {encoder_thread.STALL_SECONDS:g} s"
+            raise EncoderStalled(f"{self._name} {what}: {why}.") from error
+
+
+def _start(file: OutputContainer) -> None:
+    with usual_priority():
+        file.start_encoding()
+
+
+def _free(file: OutputContainer, stream: VideoStream | None) -> None:
+    with suppress(FFmpegError):  # also when it is told so already; SVT-AV1 complains on standard error when it is not
+        for _ in stream.encode(None) if stream else ():
+            pass
+    with suppress(FFmpegError):
+        file.close()
 
 
 class _Sink:

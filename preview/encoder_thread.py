@@ -1,0 +1,52 @@
+"""EncoderThread: calls into an encoder, one after the other, in a thread that can be given up.
+
+SVT-AV1 4.1 in low delay waits for each frame's packet in C, and rarely, on a busy machine, for ever: all its threads wait for each other.
+Nothing ends such a call. Its thread is left to itself then, with all that it holds, so that whoever asked can go on with another encoder.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+STALL_SECONDS = 10.0
+"""How long one call may take: hundreds of times what it takes."""
+
+
+class EncoderThread:
+    """A thread that lives until end(), and does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future, Callable[..., object], tuple] | None] = queue.SimpleQueue()
+        self._given_up = False
+        threading.Thread(target=_serve, args=(self._calls,), name="encoder", daemon=True).start()
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Its result, or what it raises. Raises TimeoutError when it takes longer than STALL_SECONDS, and at once for every later call,
+        which is still made should that one ever return."""
+        answer: Future[Any] = Future()
+        self._calls.put((answer, function, arguments))
+        try:
+            return answer.result(0 if self._given_up else STALL_SECONDS)
+        except TimeoutError:
+            self._given_up |= not answer.done()
+            raise
+
+    def end(self) -> None:
+        """The thread ends after what it was asked to do before."""
+        self._calls.put(None)
+
+
+def _serve(calls: queue.SimpleQueue) -> None:
+    while (call := calls.get()) is not None:
+        answer, function, arguments = call
+        try:
+            answer.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asked
+            answer.set_exception(error)
+        del call, answer, function, arguments  # it must not keep them while it waits
