@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-STALL_SECONDS = 10.0
-"""How long one call may take: hundreds of times what it takes."""
+STALL_SECONDS = 5.0
+"""How long one call may take: a hundred times what it takes."""
 
 
 class EncoderThread:
