@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 # A test that its own time-out (pyproject.toml) does not end, since C code has the interpreter, ends the process with the stacks of its threads.
-PYTEST := $(PY) -m pytest -m "not long and not gpu" -o faulthandler_timeout=700 -o faulthandler_exit_on_timeout=true
+PYTEST := $(PY) -m pytest -m "not long and not gpu" -o faulthandler_timeout=1900 -o faulthandler_exit_on_timeout=true
 # Tests that start crowds of processes (Ray, browsers, servers) and mostly wait for them. The others go on meanwhile, in a process of their own.
 CROWDS := $(patsubst %,tests/test_%.py,cluster preview_browser preview_browser_whole preview_conversion preview_hdr_video preview_run \
 	progress_lines reliability run_log stream workers)

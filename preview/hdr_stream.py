@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 
 from pipeline.errors import SunvisorError
@@ -14,12 +15,10 @@ from preview.pictures import Made
 from preview.stills import cores
 
 WAITING_FRAMES = 2
-MOST_STALLS = 5
-"""Encoders that may stand still while one stream is played; each of them is lost memory (preview/encoder_thread.py)."""
 
 
 class HdrStream:
-    """codec: "av1" or "hevc"; rate: of the source; on_error: told what went wrong, once; nothing is sent after that"""
+    """codec: "av1" or "hevc"; rate: of the source; on_error: told why there is no more video, once; nothing is sent after that"""
 
     def __init__(self, outbox: Outbox, codec: str, rate: Fraction, on_error: Callable[[str], None]) -> None:
         self.codec = codec
@@ -29,7 +28,8 @@ class HdrStream:
         self._shape: tuple = ()
         self._numbers: list[int] = []
         self._seconds = -1.0
-        self._whole, self._finishing, self._stalls = True, False, 0
+        self._whole = True
+        self._finishing: bool | None = None  # known once it is closed
         self._thread = threading.Thread(target=self._run, name="hdr video", daemon=True)
         self._thread.start()
 
@@ -54,13 +54,14 @@ class HdrStream:
         ended = False
         try:
             while (item := self._frames.get()) is not None:
-                self._try(*item)
+                if self._finishing is not False:
+                    self._try(*item)
             ended = True
             if self._finishing and self._whole and self._video is not None:
-                self._send(self._video.codec_string, self._video.close())
+                with suppress(EncoderStalled):
+                    self._send(self._video.codec_string, self._video.close())
         except Exception as error:  # noqa: BLE001 - told
-            why = error if isinstance(error, SunvisorError) else f"{type(error).__name__}: {error}"
-            self._on_error(f"HDR video stopped: {why}")
+            self._on_error(str(error) if isinstance(error, SunvisorError) else f"{type(error).__name__}: {error}")
             self._abandon()
             while not ended:
                 ended = self._frames.get() is None
@@ -73,9 +74,6 @@ class HdrStream:
             self._encode(made, seconds)
         except EncoderStalled:
             self._abandon()
-            self._stalls += 1
-            if self._stalls == MOST_STALLS:
-                raise
 
     def _encode(self, made: Made, seconds: float) -> None:
         """A new run of video where the picture's size or its transfer is another, time goes back, or a piece was left out.

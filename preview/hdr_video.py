@@ -80,7 +80,8 @@ class HdrVideo:
     rate: nominal frames a second; settles the codec's level and how long the very last frame is shown, no other time
     transfer: "pq" or "hlg"; codec: "av1" (libsvtav1) or "hevc" (libx265, at least 64 pixels wide)
     peak_nits: of the display that the picture is made for, said in an `mdcv` box with PQ; threads: cores the encoder may use
-    Raises InputError on what cannot be coded, ConversionError when the encoder does not open, EncoderStalled as every call may.
+    Raises InputError on what cannot be coded, ConversionError when the encoder does not open or too many stand still, and EncoderStalled as
+    write() and close() may.
     """
 
     codec_string: str
@@ -104,6 +105,10 @@ class HdrVideo:
             )
         if codec == "hevc" and width < X265_MIN_WIDTH:
             raise InputError(f"{self._name}: libx265 needs a width of {X265_MIN_WIDTH}; use av1.")
+        if encoder_thread.too_many_lost():
+            raise ConversionError(
+                f"{encoder_thread.MOST_LOST} encoders stand still in this process; start the preview again for HDR video."
+            )
         self._shape = height + height % 2, width + width % 2
         self._frame_ticks = max(1, round(1 / (rate * TIME_BASE)))
         self._written = self._sent = 0
@@ -179,7 +184,7 @@ class HdrVideo:
         if file is None:
             return
         with suppress(TimeoutError):
-            self._thread.call(_free, file, stream if self._written else None)
+            self._thread.call(_free, file, stream if self._times or self._written else None)
         self._thread.end()
 
     def __enter__(self) -> Self:

@@ -325,11 +325,12 @@ class Screen:
                 return
             if self._stream is None:
                 rate = Fraction(self._plan.tracks[0].rate)
-                self._stream = HdrStream(self._outbox, self._view.codec, rate, self._say)
+                self._stream = HdrStream(self._outbox, self._view.codec, rate, self._without_video)
             self._stream.write(made, seconds)
 
-    def _say(self, text: str) -> None:
-        self._outbox.text("error", {"text": text})
+    def _without_video(self, why: str) -> None:
+        """Have the page ask for pictures instead; by the stream's thread."""
+        self._outbox.text("video_failed", {"text": why.removesuffix(".")})
 
     def _watch(self) -> None:
         """What has become of playing."""

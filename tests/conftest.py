@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ torch.set_num_threads(1)
 
 EXIT_SECONDS = 120
 """How long the end of the process may take when all tests are done."""
+TEARDOWN_SECONDS = 900
+SCREEN = 2
 
 REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
 
@@ -28,10 +32,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device; SUNVISOR_REQUIRE_CUDA=1 makes this a failure")
 
 
-def pytest_runtest_teardown() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """A failed test has no time-out any more: neither pytest's nor pytest-timeout's is left for what tidies up after it."""
+    faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=SCREEN)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        _usual_priority()
+
+
+def _usual_priority() -> None:
     """Clips in AV1 are made without `usual_priority`, and SVT-AV1 makes who opens it real-time: what runs later would starve everybody else."""
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def pytest_configure() -> None:
+    global SCREEN
+    SCREEN = os.dup(sys.stderr.fileno())  # during tests, standard error is caught
 
 
 def pytest_unconfigure() -> None:

@@ -17,6 +17,18 @@ pytest_plugins = ["tests.browser_fixtures"]
 pytestmark = pytest.mark.timeout(240)
 
 
+SOCKETS = """
+window.sockets = [];
+window.WebSocket = class extends WebSocket {
+  constructor(...about) {
+    super(...about);
+    window.sockets.push(this);
+  }
+};
+"""
+"""Before the page's own scripts: its connections to the server can be found."""
+
+
 def screenshot(tab: real.Tab) -> np.ndarray:
     """(H, W, 3) uint8 of the picture area as it is on the screen, controls over the picture left out."""
     for selector in (".tag", "#zoom"):
@@ -292,6 +304,25 @@ def test_an_hdr_screen_gets_real_hdr_video(browser: web.Browser, server: real.Se
     assert tab.page.locator("#layer-video").is_hidden()
     tab.page.locator("#play").click()
     tab.wait_exact()
+    assert tab.complaints == []
+    tab.close()
+
+
+def test_when_the_server_has_no_more_hdr_video_the_picture_is_tone_mapped(
+    browser: web.Browser, server: real.Server
+) -> None:
+    tab = real.Tab(browser, server.address, script=real.HDR_SCREEN + SOCKETS)
+    tab.wait_exact(0)
+    tab.page.locator("#play").click()
+    tab.wait("() => document.querySelector('#layer-video').checkVisibility()")
+    tab.page.evaluate(
+        "window.sockets[0].dispatchEvent(new MessageEvent('message', { data: JSON.stringify({ is: 'video_failed', text: 'it is worn out' }) }))"
+    )
+    tab.wait("() => document.querySelector('#hdr-tag').textContent.includes('tone-mapped')")
+    assert "HDR video stopped: it is worn out. The picture is tone-mapped instead." in tab.text("#lines")
+    before = tab.picture
+    tab.wait_newer(before, exact=False)  # they go on
+    assert tab.page.locator("#layer-video").is_hidden()
     assert tab.complaints == []
     tab.close()
 

@@ -301,7 +301,7 @@ def test_an_hdr_encoder_that_fails_is_told_and_closing_does_not_wait(monkeypatch
         wait_until(lambda: told)
         stream.close(finish=True)
         assert not stream._thread.is_alive()
-        assert told == ["HDR video stopped: ValueError: no such shape"]
+        assert told == ["ValueError: no such shape"]
 
     asyncio.run(run())
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConversionError, InputError
+from workers.ending import bounded
 from workers.reaper import PREFIX, held, reaper, sweep
 
 KNOCK_SECONDS = 10.0
@@ -260,7 +261,10 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        node = ray_worker._global_node
+        started = node.all_processes.values() if ray_of_our_own and node else ()
+        with bounded([one.process for processes in started for one in processes]):
+            ray.shutdown()
         services.get_node = find_node
         ray_parameter.RayParams, ray_node.Node.start_api_server = parameters, serve
         ray_worker.print_to_stdstream = speak

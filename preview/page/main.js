@@ -194,6 +194,7 @@ const handlers = {
   saved: (message) => cards.saved(message),
   conversion: (message) => cards.conversion(message),
   notice: ({ text }) => lines.show("notice", text, 8000),
+  video_failed: ({ text }) => video.fail(text),
   error: ({ text }) => {
     knobs.refuse();
     lines.show("error", text);
