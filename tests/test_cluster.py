@@ -60,7 +60,7 @@ def nodes_of(*cpus: float) -> Iterator[RayNodes]:
     wait_until_gone(family, 30)
 
 
-def converting(nodes: RayNodes, clip: Path, output: Path, *words: str) -> subprocess.Popen[str]:
+def converting(nodes: RayNodes, clip: Path | str, output: Path | str, *words: str) -> subprocess.Popen[str]:
     """`run_pipeline.py convert` over a cluster."""
     command = ["convert", str(clip), "--output", str(output), "--address", nodes.address, "--json", *WORDS, *words]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
