@@ -90,6 +90,11 @@ class Hosts:
             subprocess.run(self.command(number, "sh", "-c", "kill -KILL -1"), check=True)
         raise AssertionError(out)
 
+    def programs(self, number: int) -> str:
+        """The command lines of a host's processes."""
+        words = self.command(number, "sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '")
+        return subprocess.run(words, capture_output=True, text=True, errors="replace").stdout
+
     def cut(self, number: int) -> None:
         """Pull the cable: packets to and from the host vanish, and nobody is told."""
         self._at_switch("ip", "link", "set", f"port{number}", "down")
