@@ -22,7 +22,7 @@ from rich.console import Console
 from bench.results_files import write_results
 from pipeline.engine import PackedFrame
 from pipeline.light import LightLevels
-from preview.encoder_thread import STALL_SECONDS
+from preview import encoder_thread
 from preview.hdr_video import KEY_FRAMES, EncoderStalled, HdrVideo
 from preview.stills import cores
 
@@ -42,7 +42,7 @@ def main() -> None:
     told = {"processes": args.processes, "seconds": args.seconds, "frames": frames, "stalls": stalls}
     table = "\n".join(
         [
-            f"# Encoders for the preview's HDR video that stood still for {STALL_SECONDS:g} s",
+            f"# Encoders for the preview's HDR video that stood still for {encoder_thread.STALL_SECONDS:g} s",
             "",
             f"`python -m bench.encoder_stalls --processes {args.processes} --seconds {args.seconds:g}`, {cores()} cores, PyAV {av.__version__}.",
             "",
@@ -59,6 +59,7 @@ def main() -> None:
 def work(seconds: float) -> tuple[int, int]:
     """(frames encoded, encoders given up) in this time."""
     torch.set_num_threads(1)
+    encoder_thread.MOST_LOST = 1000
     pictures = [picture(number) for number in range(FRAMES)]
     frames = stalls = 0
     end = time.monotonic() + seconds

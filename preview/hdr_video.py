@@ -109,28 +109,33 @@ class HdrVideo:
             raise ConversionError(
                 f"{encoder_thread.MOST_LOST} encoders stand still in this process; start the preview again for HDR video."
             )
-        self._shape = height + height % 2, width + width % 2
+        self._shown, self._shape = (height, width), (height + height % 2, width + width % 2)
         self._frame_ticks = max(1, round(1 / (rate * TIME_BASE)))
         self._written = self._sent = 0
         self._times: deque[int] = deque()  # ticks of the frames that have not been handed out
         self._done: deque[bytes] = deque()  # moof + mdat of those of them that are complete
         self._last_ticks = -1
-        self._sink, self._stream, self._thread = _Sink(), None, EncoderThread()
+        self._sink, self._file, self._stream, self._thread = _Sink(), None, None, EncoderThread()
+        try:
+            self._init: bytes | None = self._opened(codec, rate, transfer, threads, peak_nits)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _opened(self, codec: str, rate: Fraction, transfer: str, threads: int, peak_nits: float) -> bytes:
+        """The initialisation segment of a new encoder."""
+        height, width = self._shape
         with self._told("does not open"):
             self._file = av.open(self._sink, "w", format="mp4", options=MUXER)
-            try:
-                self._stream = self._file.add_stream(SOFTWARE[codec], rate=rate, time_base=TIME_BASE)
-                _configure(self._stream.codec_context, codec, self._shape, rate, TRANSFERS[transfer], threads)
-                self._thread.call(_start, self._file)
-            except BaseException:
-                self.abandon()
-                raise
+            self._stream = self._file.add_stream(SOFTWARE[codec], rate=rate, time_base=TIME_BASE)
+            _configure(self._stream.codec_context, codec, self._shape, rate, TRANSFERS[transfer], threads)
+            self._thread.call(_start, self._file)
         init = self._sink.take()
         self.codec_string = codec_string(init)
         boxes = make_box("mdcv", MasteringDisplay(peak_nits).payload()) if transfer == "pq" else b""
-        if self._shape != (height, width):
-            boxes += make_box("clap", CleanAperture.top_left((width, height), self._shape[::-1]).payload())
-        self._init: bytes | None = append_to_sample_entry(init, boxes)
+        if self._shape != self._shown:
+            boxes += make_box("clap", CleanAperture.top_left(self._shown[::-1], (width, height)).payload())
+        return append_to_sample_entry(init, boxes)
 
     def write(self, frame: PackedFrame, pts_seconds: float) -> list[Fragment]:
         """Encode one frame, and return what is complete: with the first frame the initialisation segment, later FRAGMENT_FRAMES at a time.
@@ -182,6 +187,7 @@ class HdrVideo:
         """Free the encoder at once; what is on its way is lost. Nothing to do after close()."""
         (file, stream), self._file, self._stream = (self._file, self._stream), None, None
         if file is None:
+            self._thread.end()
             return
         with suppress(TimeoutError):
             self._thread.call(_free, file, stream if self._times or self._written else None)

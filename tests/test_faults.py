@@ -105,7 +105,9 @@ def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
     assert "use a smaller reconstruct.tile_budget_bytes" in said and "the worker is made anew" in said
     if has_memory_groups():
         assert kernel_kills() > kills
-        assert "was killed for want of memory" in said and "one worker fewer" in said
+        assert "was killed for want of memory" in said
+        # Given up when the other worker is up at that moment; made anew when that one has just failed itself, or has not come up yet.
+        assert "one worker fewer" in said or "use fewer workers (--workers)" in said
 
 
 @pytest.mark.long

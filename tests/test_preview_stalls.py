@@ -19,7 +19,13 @@ from preview.outbox import Outbox
 from tests.test_preview_shared import fragments, made_frame, wait_until
 
 
+def encoders() -> set[threading.Thread]:
+    """Threads of encoders; one of an earlier test may stand still for good."""
+    return {one for one in threading.enumerate() if one.name == "encoder"}
+
+
 def test_calls_are_made_in_order_in_another_thread_and_their_errors_come_back() -> None:
+    before = encoders()
     thread, seen = EncoderThread(), []
     assert thread.call(threading.get_ident) != threading.get_ident()
     for number in range(3):
@@ -28,7 +34,7 @@ def test_calls_are_made_in_order_in_another_thread_and_their_errors_come_back() 
     with pytest.raises(ZeroDivisionError):
         thread.call(divmod, 1, 0)
     thread.end()
-    wait_until(lambda: not any(one.name == "encoder" for one in threading.enumerate()))
+    wait_until(lambda: encoders() == before)
 
 
 def test_after_one_call_too_long_no_other_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +62,7 @@ def test_a_call_that_never_returns_does_not_keep_the_process() -> None:
 def stall(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> threading.Event:
     """These encoders, in the order they are made, stand still in C at their second frame; until the event is set."""
     go_on, made = threading.Event(), itertools.count()
+    monkeypatch.setattr(encoder_thread, "_lost", set())
     usual = HdrVideo._mux
 
     def mux(self: HdrVideo, picture: object) -> None:
@@ -72,7 +79,7 @@ def stall(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> threading.Event
 
 def test_an_hdr_encoder_that_stands_still_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames 0 and 1 are lost in it; its thread is freed when it goes on after all."""
-    go_on = stall(monkeypatch, {0})
+    go_on, before = stall(monkeypatch, {0}), encoders()
 
     async def run() -> None:
         outbox = Outbox(asyncio.get_running_loop())
@@ -84,9 +91,9 @@ def test_an_hdr_encoder_that_stands_still_is_given_up_for_another(monkeypatch: p
         pieces = fragments(outbox)
         assert [one["first_frame"] for one in pieces if not one["init"]] == [2, 6]
         assert [one["init"] for one in pieces] == [True, True, False, False]
-        assert any(thread.name == "encoder" for thread in threading.enumerate())
+        assert encoders() > before
         go_on.set()
-        wait_until(lambda: not any(thread.name == "encoder" for thread in threading.enumerate()))
+        wait_until(lambda: encoders() == before)
 
     asyncio.run(run())
 

@@ -263,7 +263,7 @@ def _adjusted_ray(ray_of_our_own: bool) -> Iterator[None]:
     finally:
         node = ray_worker._global_node
         started = node.all_processes.values() if ray_of_our_own and node else ()
-        with bounded([one.process for processes in started for one in processes]):
+        with bounded([one.process for processes in started for one in processes], sys.exc_info()[1]):
             ray.shutdown()
         services.get_node = find_node
         ray_parameter.RayParams, ray_node.Node.start_api_server = parameters, serve
