@@ -121,7 +121,7 @@ def chromium() -> Iterator[web.Browser]:
     """Debian's Chromium without a screen. Fails, and says what to install, where it is not there."""
     assert CHROMIUM.exists(), f"{CHROMIUM} is missing; on Debian and Ubuntu: apt-get install chromium"
     with web.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=180_000)
         try:
             yield browser
         finally:

@@ -12,9 +12,12 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.processes import NICENESS
+
 settings.register_profile("steady", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("steady")
 torch.set_num_threads(1)
+os.environ[NICENESS] = "0"
 
 EXIT_SECONDS = 120
 """How long the end of the process may take when all tests are done."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.processes import usual_environment
+
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("ip", "unshare", "nsenter", "mount")
 SUBNET = "10.213.7"
@@ -67,7 +69,7 @@ class Hosts:
 
     def popen(self, number: int, *words: object, environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
         """Begin a command on a host. environment: its variables beside ours, of which those of Ray are left out."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        clean = usual_environment()
         process = subprocess.Popen(
             self.command(number, *words),
             cwd=ROOT,

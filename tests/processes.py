@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
+
+NICENESS = "RAY_worker_niceness"
+"""Ray's workers give way to everybody else by 15, which on a busy machine may be for ever."""
 
 
 def stat_fields(pid: int) -> list[str]:
@@ -28,6 +32,11 @@ def descendants(pid: int) -> dict[int, str]:
             found[child] = start
             todo.append(child)
     return found
+
+
+def usual_environment() -> dict[str, str]:
+    """This process' environment without Ray's words, but for the one that tests/conftest.py sets."""
+    return {name: value for name, value in os.environ.items() if name == NICENESS or not name.startswith("RAY_")}
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}

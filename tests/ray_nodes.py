@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.processes import usual_environment
 from workers.cluster import LOCAL_ENV, RAY_ENV
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ class RayNodes:
     def __init__(self, *cpus: float) -> None:
         token = uuid.uuid4().hex * 2
         self.environment = RAY_ENV | LOCAL_ENV | {"RAY_AUTH_TOKEN": token}
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        clean = usual_environment()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.ray_nodes"],
             cwd=ROOT,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import yaml
 from configs.schema import load_config
 from pipeline.convert import convert
 from tests.clips import make_clip
-from tests.processes import descendants
+from tests.processes import descendants, usual_environment
 from tests.ray_nodes import RayNodes
 from tests.test_reliability import SHORT
 from tests.test_workers import wait_until_gone
@@ -31,7 +30,7 @@ from workers import cluster as clusters
 from workers.cluster import ROOT, Cluster, runtime_env, versions
 from workers.placement import Shape, shape_for, worker_count
 
-PATIENCE_SECONDS = 150.0
+PATIENCE_SECONDS = 300.0
 JOB_LIMIT_BYTES = 100 * 2**20
 WORDS = [*SHORT, "model=neutral", "extras.mask=true", "workers.threads=1"]
 
@@ -63,7 +62,7 @@ def nodes_of(*cpus: float) -> Iterator[RayNodes]:
 def converting(nodes: RayNodes, clip: Path | str, output: Path | str, *words: str) -> subprocess.Popen[str]:
     """`run_pipeline.py convert` over a cluster."""
     command = ["convert", str(clip), "--output", str(output), "--address", nodes.address, "--json", *WORDS, *words]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    clean = usual_environment()
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run_pipeline.py"), *command],
         cwd=ROOT,
@@ -151,7 +150,7 @@ class Driver:
     """tests/cluster_driver.py under way."""
 
     def __init__(self, nodes: RayNodes, folder: Path, **job: object) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        clean = usual_environment()
         self.folder = folder
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.cluster_driver", nodes.address, str(folder), json.dumps({"max": 0} | job)],

@@ -60,7 +60,6 @@ def batch_of(
 ) -> dict[str, FileReport]:
     """Convert copies of the clip with spans of tests/faulty_span.py on a Ray of two workers; returns their reports by name."""
     monkeypatch.setattr(batches, "RUN_SPAN", "tests.faulty_span:run_span")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else workers may not come up in time beside other work
     jobs = []
     for name in names:
         source = folder / "in" / f"{name}.mp4"
@@ -225,9 +224,10 @@ def test_a_ray_that_is_lost_is_replaced_and_the_run_goes_on(
     try:
         before: set[int] = set()
         for number, kind in enumerate(kinds, 1):
-            wait_until(lambda: run.over or (run.progress()[1] >= number and set(run.find(kind)) - before))  # noqa: B023
-            (victim,) = run.find(kind)
+            wait_until(lambda: run.over or set(run.find(kind)) - before)  # noqa: B023
+            (victim,) = set(run.find(kind)) - before
             before |= set(run.family())
+            wait_until(lambda: run.over or run.progress()[1] >= number)  # noqa: B023
             os.kill(victim, signal.SIGKILL)
         assert run.wait() == 0, run.err.read_text()
         said = run.err.read_text()

@@ -224,7 +224,7 @@ def test_chromium_plays_it_by_media_source_extensions(site: tuple[Path, str], wi
         (folder / name).write_bytes(piece.data)
     (folder / "index.html").write_text(PAGE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=180_000)
         try:
             page = browser.new_page()
             page.goto(f"{address}/index.html")

@@ -73,7 +73,7 @@ def stall(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> threading.Event
         usual(self, picture)
 
     monkeypatch.setattr(HdrVideo, "_mux", mux)
-    monkeypatch.setattr(encoder_thread, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(encoder_thread, "STALL_SECONDS", 6.0)
     return go_on
 
 
@@ -142,7 +142,7 @@ def test_a_stream_that_is_closed_encodes_nothing_more(monkeypatch: pytest.Monkey
             wait_until(lambda: not stream._frames.full())
             stream.write(made_frame(number), number / 25)
         assert begun.wait(30)
-        threading.Timer(0.2, go_on.set).start()
+        threading.Timer(1.0, go_on.set).start()
         stream.close()
         assert Video.written == 1
 

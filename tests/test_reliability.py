@@ -36,7 +36,7 @@ from pipeline.errors import ConversionError, InputError
 from pipeline.ledger import WorkLock
 from pipeline.places import work_folder
 from tests.clips import make_clip
-from tests.processes import stat_fields
+from tests.processes import stat_fields, usual_environment
 from workers import batch as batches
 from workers import file_work
 from workers.events import Done
@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
 PLAIN = [*SHORT, "model=neutral"]
 """Where no network is needed: half the time."""
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 MARK = "SUNVISOR_TEST_RUN"
 
 
@@ -110,7 +110,7 @@ class Run:
     def __init__(self, source: Path, output: Path, words: list[str], flags: tuple[str, ...] = ()) -> None:
         self.output, self.workdir = output, work_folder(output)
         self.mark = uuid.uuid4().hex
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = usual_environment()
         environment |= {"OMP_NUM_THREADS": "1", MARK: self.mark}
         command = [sys.executable, str(ROOT / "run_pipeline.py"), "convert", str(source), "--output", str(output)]
         self.process = subprocess.Popen(
@@ -572,7 +572,7 @@ def test_a_disk_that_is_really_full(
     disk = small_disk(int(need * spare) + 40)
     lie = "import shutil, sys, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=1 << 40)\n"
     lie += "import run_pipeline; sys.exit(run_pipeline.main())"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = usual_environment()
     command = ["convert", str(clip), "--output", str(disk / "o.mp4"), "--workers", "2", "--json", *words]
     done = subprocess.run(
         [sys.executable, "-c", lie, *command],

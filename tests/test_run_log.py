@@ -19,7 +19,7 @@ from configs.schema import WorkersConfig
 from pipeline.errors import InputError
 from pipeline.file_report import FileReport
 from tests.clips import make_clip
-from tests.processes import LOOPBACK, descendants, listening
+from tests.processes import LOOPBACK, descendants, listening, usual_environment
 from tests.test_metrics import fetch, free_port, happenings, line, samples, task
 from workers.events import Done
 from workers.listeners import Listeners
@@ -139,7 +139,7 @@ def test_a_real_run_is_seen_while_it_works(tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "run.jsonl"
     words = ["span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast", "model=neutral"]
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "convert", str(source), "-o", str(tmp_path / "o.mp4")]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    clean = usual_environment()
     process = subprocess.Popen(
         [*command, "--json", "--log", str(log), f"workers.metrics_port={port}", *words],
         env=clean | {"OMP_NUM_THREADS": "1"},

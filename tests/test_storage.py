@@ -174,8 +174,8 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
     lab: Lab, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     """At a request of each kind in one conversion, and long enough for a time-out where nothing answers."""
-    monkeypatch.setattr("fsspec.config.conf", {"s3": {"config_kwargs": {"connect_timeout": 1, "read_timeout": 1}}})
-    monkeypatch.setattr(stores, "REQUEST_SECONDS", 3.0)
+    monkeypatch.setattr("fsspec.config.conf", {"s3": {"config_kwargs": {"connect_timeout": 2, "read_timeout": 2}}})
+    monkeypatch.setattr(stores, "REQUEST_SECONDS", 6.0)
     kinds = [
         "HEAD .*in/a.mp4",
         "GET .*list-type",

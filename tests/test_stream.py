@@ -279,6 +279,9 @@ def test_nobody_runs_ahead_of_who_takes_the_frames(tmp_path: Path, monkeypatch: 
         incoming = Incoming("testing", producer.frames.options(**STREAM).remote(str(log), count))
         frames = iter(incoming)
         next(frames)
+        deadline = time.monotonic() + 60
+        while log.stat().st_size - 1 < CHUNKS_WAITING and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(3)
         ahead = log.stat().st_size - 1
         assert CHUNKS_WAITING <= ahead <= CHUNKS_WAITING + 1  # waiting, and one in the making

@@ -307,7 +307,7 @@ def test_a_decoder_that_hangs_once_costs_no_byte_and_one_that_always_hangs_costs
     good = make_clip(tmp_path / "card" / "good.mp4", frames=45, width=64, height=48, gop=40, audio=True)
     poison = make_clip(tmp_path / "card" / "poison.mp4", frames=8, width=64, height=48)
     words = ["model=neutral", "span.target_seconds=0.6", "span.min_seconds=0.3", "output.preset=ultrafast"]
-    words += ["workers.count=2", "workers.threads=1", "workers.retries=2", "workers.stall_seconds=4"]
+    words += ["workers.count=2", "workers.threads=1", "workers.retries=2", "workers.stall_seconds=12"]
     config = load_config("dashcam", None, words)
     convert(good, tmp_path / "expected.mp4", config)
     monkeypatch.setattr(batches, "connect", lambda *_, **__: contextlib.nullcontext(cluster))
@@ -319,7 +319,7 @@ def test_a_decoder_that_hangs_once_costs_no_byte_and_one_that_always_hangs_costs
     assert (out / "good.mp4").read_bytes() == (tmp_path / "expected.mp4").read_bytes()
     assert (out / "hung").exists() and "good.mp4: span " in capfd.readouterr().err
     error = failed.error or ""
-    assert "stood still for 4 s at span " in error and "(2 attempts; log in " in error
+    assert "stood still for 12 s at span " in error and "(2 attempts; log in " in error
     log = Path(error.split("log in ")[1].rstrip(")"))
     assert log.parent == out / "poison.mp4.work" and log.read_text().count(" in wait_for_ever\n") == 2
     assert sorted(path.name for path in out.iterdir()) == ["good.mp4", "hung", "poison.mp4.work"]
