@@ -15,16 +15,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 import torch
 from rich.console import Console
 
 from bench.results_files import write_results
-from pipeline.engine import PackedFrame
-from pipeline.light import LightLevels
 from preview import encoder_thread
 from preview.hdr_video import KEY_FRAMES, EncoderStalled, HdrVideo
 from preview.stills import cores
+from tests.clips import packed
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAMES = 2 * KEY_FRAMES + 1
@@ -60,7 +58,7 @@ def work(seconds: float) -> tuple[int, int]:
     """(frames encoded, encoders given up) in this time."""
     torch.set_num_threads(1)
     encoder_thread.MOST_LOST = 1000
-    pictures = [picture(number) for number in range(FRAMES)]
+    pictures = [packed(number, WIDTH, HEIGHT) for number in range(FRAMES)]
     frames = stalls = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -73,15 +71,6 @@ def work(seconds: float) -> tuple[int, int]:
         except EncoderStalled:
             stalls += 1
     return frames, stalls
-
-
-def picture(number: int) -> PackedFrame:
-    """A gradient that moves."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    luma = 350 + 150 * np.sin((x + number * 3) / 20) + 80 * np.cos((y - number) / 11)
-    chroma = np.full((HEIGHT // 2, WIDTH // 2), 512)
-    planes = [torch.from_numpy(plane.astype(np.uint16)) for plane in (luma, chroma, chroma)]
-    return PackedFrame(*planes, LightLevels(1, 1, 1, 1), 0.5)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.process_tree import title
+from tests.processes import usual_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "SUNVISOR_FAULT_RUN"
@@ -42,9 +43,8 @@ class Run:
     ) -> None:
         self.output, self.scratch, self.mark = output, scratch, uuid.uuid4().hex
         scratch.mkdir(exist_ok=True)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        clean = usual_environment()
         clean |= {"TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", MARK: self.mark} | (environment or {})
-        clean |= {"RAY_worker_niceness": "0"}  # Ray gives way by 15, which on a busy machine may be for ever
         clean |= {"PYTHONPATH": str(ROOT / "bench" / "jumping_clock"), "SUNVISOR_CLOCK": str(scratch / CLOCK_NAME)}
         command = [sys.executable, str(ROOT / "run_pipeline.py"), "convert", str(source), "--output", str(output)]
         self.out, self.err = scratch / f"{self.mark}.out", scratch / f"{self.mark}.err"

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 STALL_SECONDS = 5.0
 """How long one call may take: a hundred times what it takes."""
 MOST_LOST = 8
-"""So many threads that were given up may stand still in this process; an encoder of 1920 x 1080 holds 90 MB."""
+"""So many threads that were given up may stand still in this process; each holds its encoder's memory, some 90 MB for 1920 x 1080."""
 
 _lost: set[EncoderThread] = set()
 

@@ -186,11 +186,9 @@ class HdrVideo:
     def abandon(self) -> None:
         """Free the encoder at once; what is on its way is lost. Nothing to do after close()."""
         (file, stream), self._file, self._stream = (self._file, self._stream), None, None
-        if file is None:
-            self._thread.end()
-            return
-        with suppress(TimeoutError):
-            self._thread.call(_free, file, stream if self._times or self._written else None)
+        if file is not None:
+            with suppress(TimeoutError):
+                self._thread.call(_free, file, stream if self._times or self._written else None)
         self._thread.end()
 
     def __enter__(self) -> Self:

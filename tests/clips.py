@@ -9,6 +9,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from pipeline.engine import PackedFrame, mean_luma
+from pipeline.light import LightLevels
 
 REAL_CLIPS = Path("/work/shared/data/clips")
 REAL_FRAMES = {
@@ -203,3 +207,15 @@ def cut_clip(clip: Path, paths: list[Path], frames: int) -> list[Path]:
                     packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
                     out.mux(packet)
     return paths
+
+
+def packed(number: int, width: int, height: int) -> PackedFrame:
+    """A moving gradient with a bright square, its planes padded to even sizes as `color.pack` does."""
+    rows, columns = height + height % 2, width + width % 2
+    y, x = np.mgrid[:rows, :columns]
+    luma = 350 + 150 * np.sin((x + number * 3) / 20) + 80 * np.cos((y - number) / 11)
+    luma[rows // 4 : rows // 2, columns // 4 : columns // 2] = 700 + number % 40
+    u = 512 + 60 * np.sin((x[::2, ::2] + number) / 30)
+    v = 512 + 60 * np.cos((y[::2, ::2] + number) / 30)
+    planes = [torch.from_numpy(plane.astype(np.uint16)) for plane in (luma, u, v)]
+    return PackedFrame(*planes, LightLevels(1, 1, 1, 1), mean_luma(planes[0]))

@@ -23,6 +23,7 @@ EXIT_SECONDS = 120
 """How long the end of the process may take when all tests are done."""
 TEARDOWN_SECONDS = 900
 SCREEN = 2
+"""Standard error as this process got it, which pytest catches during tests."""
 
 REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
 
@@ -54,7 +55,7 @@ def _usual_priority() -> None:
 
 def pytest_configure() -> None:
     global SCREEN
-    SCREEN = os.dup(sys.stderr.fileno())  # during tests, standard error is caught
+    SCREEN = os.dup(sys.stderr.fileno())
 
 
 def pytest_unconfigure() -> None:

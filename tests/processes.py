@@ -35,8 +35,8 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def usual_environment() -> dict[str, str]:
-    """This process' environment without Ray's words, but for the one that tests/conftest.py sets."""
-    return {name: value for name, value in os.environ.items() if name == NICENESS or not name.startswith("RAY_")}
+    """This process' environment without Ray's words, but for one: its workers do not give way."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {NICENESS: "0"}
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}

@@ -40,6 +40,8 @@ def test_nothing_happens_after_an_end_in_time(monkeypatch: pytest.MonkeyPatch) -
     ("error", "code", "why"),
     [
         ("None", 1, ""),
+        ("KeyboardInterrupt()", 1, " It was to end because of: KeyboardInterrupt."),
+        ("OSError('No space.')", 1, " It was to end because of: No space."),
         ("StopNow(143)", 143, " It was to end because of: stopped by the user, exit code 143."),
     ],
 )

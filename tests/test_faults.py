@@ -32,6 +32,7 @@ from tests.test_reliability import SHORT, assert_only, do_span
 from workers import batch as batches
 from workers.deaths import kernel_kills, wears_out
 from workers.jobs import Job
+from workers.pool import STARVED
 from workers.span_worker import describe_error
 from workers.status import status, status_text
 
@@ -104,9 +105,8 @@ def test_memory_gpu_and_a_poison_span_cost_attempts_and_never_a_byte(
     assert "use a smaller reconstruct.tile_budget_bytes" in said and "the worker is made anew" in said
     if has_memory_groups():
         assert kernel_kills() > kills
-        assert "was killed for want of memory" in said
-        # Given up when the other worker is up at that moment; made anew when that one has just failed itself, or has not come up yet.
-        assert "one worker fewer" in said or "use fewer workers (--workers)" in said
+        # Given up when the other worker is up at that moment (test_workers), made anew when that one has just failed or is not up yet.
+        assert "was killed for want of memory" in said and any(words in said for words in STARVED.values())
 
 
 @pytest.mark.long

@@ -13,16 +13,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 from playwright.sync_api import sync_playwright
 
 from pipeline.boxes import read_boxes
-from pipeline.engine import PackedFrame, mean_luma
 from pipeline.errors import ConversionError, InputError
-from pipeline.light import LightLevels
 from preview.hdr_video import DELAY_FRAMES, FRAGMENT_FRAMES, KEY_FRAMES, EncoderStalled, Fragment, HdrVideo
 from tests import oracles
 from tests.browser import CHROMIUM, FLAGS
+from tests.clips import packed
 
 PAGE = """<!doctype html><video id="v" muted></video><script>
 async function play(codec, pieces) {
@@ -51,18 +49,6 @@ async function play(codec, pieces) {
   return {width: video.videoWidth, height: video.videoHeight, ranges, frames: quality.totalVideoFrames};
 }
 </script>"""
-
-
-def packed(number: int, width: int, height: int) -> PackedFrame:
-    """A moving gradient with a bright square, its planes padded to even sizes as `color.pack` does."""
-    rows, columns = height + height % 2, width + width % 2
-    y, x = np.mgrid[:rows, :columns]
-    luma = 350 + 150 * np.sin((x + number * 3) / 20) + 80 * np.cos((y - number) / 11)
-    luma[rows // 4 : rows // 2, columns // 4 : columns // 2] = 700 + number % 40
-    u = 512 + 60 * np.sin((x[::2, ::2] + number) / 30)
-    v = 512 + 60 * np.cos((y[::2, ::2] + number) / 30)
-    planes = [torch.from_numpy(plane.astype(np.uint16)) for plane in (luma, u, v)]
-    return PackedFrame(*planes, LightLevels(1, 1, 1, 1), mean_luma(planes[0]))
 
 
 def encoded(

@@ -223,6 +223,13 @@ def made_frame(number: int) -> Made:
     return Made(number, packed, Restored(frames, frames, frames), out)
 
 
+def play(stream: HdrStream, frames: int) -> None:
+    """So many frames of 25 a second, none of which is left out."""
+    for number in range(frames):
+        wait_until(lambda: not stream._frames.full())
+        stream.write(made_frame(number), number / 25)
+
+
 def fragments(outbox: Outbox) -> list[dict]:
     found = []
     while outbox._fragments:
@@ -235,9 +242,7 @@ def test_hdr_video_that_is_played_to_its_end_holds_every_frame() -> None:
     async def run() -> None:
         outbox = Outbox(asyncio.get_running_loop())
         stream = HdrStream(outbox, "av1", Fraction(25), pytest.fail)
-        for number in range(7):
-            wait_until(lambda: not stream._frames.full())
-            stream.write(made_frame(number), number / 25)
+        play(stream, 7)
         stream.close(finish=True)
         pieces = [one for one in fragments(outbox) if not one["init"]]
         assert pieces[0]["first_frame"] == 0

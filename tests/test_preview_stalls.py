@@ -16,7 +16,7 @@ from preview.encoder_thread import EncoderThread
 from preview.hdr_stream import HdrStream
 from preview.hdr_video import HdrVideo
 from preview.outbox import Outbox
-from tests.test_preview_shared import fragments, made_frame, wait_until
+from tests.test_preview_shared import fragments, play, wait_until
 
 
 def encoders() -> set[threading.Thread]:
@@ -84,9 +84,7 @@ def test_an_hdr_encoder_that_stands_still_is_given_up_for_another(monkeypatch: p
     async def run() -> None:
         outbox = Outbox(asyncio.get_running_loop())
         stream = HdrStream(outbox, "av1", Fraction(25), pytest.fail)
-        for number in range(8):
-            wait_until(lambda: not stream._frames.full())
-            stream.write(made_frame(number), number / 25)
+        play(stream, 8)
         stream.close(finish=True)
         pieces = fragments(outbox)
         assert [one["first_frame"] for one in pieces if not one["init"]] == [2, 6]
@@ -105,9 +103,7 @@ def test_when_too_many_hdr_encoders_stand_still_it_is_done_without_them(monkeypa
     async def run() -> None:
         told: list[str] = []
         stream = HdrStream(Outbox(asyncio.get_running_loop()), "av1", Fraction(25), told.append)
-        for number in range(6):
-            wait_until(lambda: not stream._frames.full())
-            stream.write(made_frame(number), number / 25)
+        play(stream, 6)
         wait_until(lambda: told)
         stream.close(finish=True)
         assert told == ["2 encoders stand still in this process; start the preview again for HDR video."]
@@ -138,9 +134,7 @@ def test_a_stream_that_is_closed_encodes_nothing_more(monkeypatch: pytest.Monkey
 
     async def run() -> None:
         stream = HdrStream(Outbox(asyncio.get_running_loop()), "av1", Fraction(25), pytest.fail)
-        for number in range(3):
-            wait_until(lambda: not stream._frames.full())
-            stream.write(made_frame(number), number / 25)
+        play(stream, 3)
         assert begun.wait(30)
         threading.Timer(1.0, go_on.set).start()
         stream.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from workers.cluster import ROOT, Cluster, connect, runtime_env
 from workers.events import Done, Event, Failed, Progress, Retrying
 from workers.file_desk import FileDesk
 from workers.interrupts import Interrupts, StopNow
-from workers.pool import SpanPool
+from workers.pool import STARVED, SpanPool
 from workers.progress import ProgressDisplay, clock
 from workers.reaper import sweep
 from workers.span_worker import SpanError, SpanTask, describe_error, load_entry
@@ -273,6 +274,25 @@ def alive(pids: set[int]) -> set[int]:
         if fields and fields[0] != "Z":
             left.add(pid)
     return left
+
+
+def test_a_worker_that_lacks_memory_is_given_up_only_while_another_works(
+    pool: SpanPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last test of this pool, which has one worker after it. The kernel's count of such deaths is made up."""
+    monkeypatch.setattr("workers.pool.kernel_kills", itertools.count().__next__)
+    said = []
+    for name in ("a", "b"):
+        pool.wait_ready()
+        ends, events = run_all(pool, make_tasks(tmp_path / name, ["once:kill", "ok", "ok"]))
+        assert all(isinstance(end, Done) for end in ends.values())
+        (retrying,) = [event for event in events if isinstance(event, Retrying)]
+        assert retrying.error.kind == "OutOfMemory"
+        said.append(retrying.error.message)
+        pool.wait_ready()
+        assert pool.alive() == 1
+    assert f"was killed for want of memory while it converted span 0 of {tmp_path / 'a'}: {STARVED[True]} (" in said[0]
+    assert f"was killed for want of memory while it converted span 0 of {tmp_path / 'b'}: {STARVED[False]} (" in said[1]
 
 
 DRIVER = """

@@ -42,7 +42,7 @@ def bounded(processes: list[subprocess.Popen], error: BaseException | None = Non
 
 
 def _give_up(error: BaseException | None) -> None:
-    why = f" It was to end because of: {error}." if error else ""
+    why = f" It was to end because of: {str(error).removesuffix('.') or type(error).__name__}." if error else ""
     with suppress(OSError, ValueError):  # nobody may be there to read it
         sys.stderr.write(
             f"{SHOW_CURSOR if sys.stderr.isatty() else ''}Ray has not ended for {HURRY_SECONDS + GIVE_UP_SECONDS:g} s, so this process "
