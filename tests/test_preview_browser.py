@@ -8,13 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import playwright.sync_api as web
-import pytest
 
 from tests import browser as real
 from tests.browser import FPS, FRAMES, HEIGHT, WIDTH
 
 pytest_plugins = ["tests.browser_fixtures"]
-pytestmark = pytest.mark.timeout(240)
 
 
 SOCKETS = """

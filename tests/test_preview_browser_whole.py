@@ -23,11 +23,10 @@ from pipeline.light import LightLevels
 from preview.tonemapping import nits_of, tone_mapped
 from tests import browser as real
 from tests import oracles
-from tests.browser import FRAMES, HEIGHT, WIDTH
+from tests.browser import FRAMES, HEIGHT, PATIENCE_MS, WIDTH
 from tests.clips import make_clip
 
 pytest_plugins = ["tests.browser_fixtures"]
-pytestmark = pytest.mark.timeout(240)
 
 
 def test_saved_settings_convert_to_the_picture_that_was_shown(
@@ -82,7 +81,6 @@ def mapped(planes: tuple[Tensor, ...], out: OutputSpec) -> np.ndarray:
     return tone_mapped(nits_of(frame, out, HEIGHT, WIDTH), out).numpy()
 
 
-@pytest.mark.timeout(400)
 def test_the_page_converts_pauses_and_goes_on(tab: real.Tab, clip: Path) -> None:
     tab.page.locator("#convert").click()
     output = clip.parent / "out" / "drive_hdr.mp4"
@@ -164,34 +162,48 @@ def test_a_killed_and_restarted_server_is_found_again_where_one_was(browser: web
 
 
 def test_a_while_of_playing_does_not_grow(browser: web.Browser, clip: Path) -> None:
-    soak(browser, clip, (6, 18))
+    soak(browser, clip, 2)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_ten_minutes_of_playing_do_not_grow(browser: web.Browser, clip: Path) -> None:
-    soak(browser, clip, (60, 600))
+    soak(browser, clip, 196)
 
 
-def soak(browser: web.Browser, clip: Path, moments_seconds: tuple[int, int]) -> None:
-    """Play, look at memory, threads and open files at two moments, and compare."""
+def soak(browser: web.Browser, clip: Path, between_rounds: int) -> None:
+    """Play the clip over and over; compare the most memory, threads and open files of the last two rounds with those of the first two.
+
+    Whole rounds, since a decoder's threads come and go with each.
+    """
     with real.Server([clip], "model=neutral") as server:
         tab = real.Tab(browser, server.address)
         tab.wait_exact(0)
         tab.page.locator("#play").click()
-        started, found = time.monotonic(), []
-        for moment in moments_seconds:
-            while time.monotonic() < started + moment:
-                tab.page.wait_for_timeout(1000)
-            found.append((tab.picture, tab.heap_bytes(), page_bytes(browser), *server.usage()))
+        first = most_of_rounds(tab, server, 2)
+        heap, page, pictures = tab.heap_bytes(), page_bytes(browser), tab.picture
+        most_of_rounds(tab, server, between_rounds)
+        last = most_of_rounds(tab, server, 2)
+        # Each round has at least its first and its last picture, however slow the machine.
+        assert tab.picture >= pictures + 2 * (between_rounds + 2), "it went on playing"
+        assert tab.heap_bytes() < heap + (2 << 20), "JavaScript memory"
+        assert page_bytes(browser) < page + (64 << 20), "memory of the page's process"
         assert tab.complaints == []
         tab.close()
-    (pictures, heap, page, resident, threads, files), later = found
-    assert later[0] > pictures + 2 * (moments_seconds[1] - moments_seconds[0]), "it went on playing"
-    assert later[1] < heap + (2 << 20), "JavaScript memory"
-    assert later[2] < page + (64 << 20), "memory of the page's process"
-    assert later[3] < resident + (48 << 20), "the server's memory"
-    assert later[4] <= threads + 1 and later[5] <= files + 1, "threads and open files"
+    assert last[0] < first[0] + (48 << 20), "the server's memory"
+    assert last[1] <= first[1] + 2 and last[2] <= first[2] + 2, f"threads and open files: {first}, {last}"
+
+
+def most_of_rounds(tab: real.Tab, server: real.Server, rounds: int) -> tuple[int, int, int]:
+    """Until the clip has begun anew so many times: the most of resident memory in bytes, of threads, and of open files of the server."""
+    seen, before, most = 0, int(tab.text("#frame")), server.usage()
+    until = time.monotonic() + rounds * PATIENCE_MS / 1000
+    while seen < rounds:
+        assert time.monotonic() < until, f"{seen} of {rounds} rounds; frame {before}"
+        tab.page.wait_for_timeout(100)
+        frame = int(tab.text("#frame"))
+        seen, before = seen + (frame < before), frame
+        most = tuple(map(max, most, server.usage()))
+    return most
 
 
 def page_bytes(browser: web.Browser) -> int:
