@@ -10,9 +10,12 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.container import Flags
 
+from pipeline.encoder_choice import X265_SMALL_PICTURE
 from pipeline.engine import PackedFrame, mean_luma
 from pipeline.light import LightLevels
+from pipeline.priority import usual_priority
 
 REAL_CLIPS = Path("/work/shared/data/clips")
 REAL_FRAMES = {
@@ -92,7 +95,9 @@ def make_clip(
     """
     rate = Fraction(fps)
     time_base = time_base or 1 / rate
-    with av.open(str(path), "w", format=container, options=container_options or {}) as out:
+    with usual_priority(), av.open(str(path), "w", format=container, options=container_options or {}) as out:
+        if Path(path).suffix in {".mkv", ".webm"}:
+            out.flags |= Flags.bitexact.value  # its identifiers are drawn by chance otherwise
         out.metadata.update(metadata or {})
         stream = out.add_stream(codec, rate=rate, time_base=time_base)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
@@ -123,11 +128,14 @@ def make_clip(
 
 def _encoder_options(codec: str, gop: int, bframes: int, interlaced: bool) -> dict[str, str]:
     if codec == "libx264":
-        params = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:b-adapt=0:threads=1"
+        params = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:b-adapt=0:threads=1:mbtree=0"
         return {"preset": "veryfast", "x264-params": params + (":interlaced=1" if interlaced else "")}
     if codec == "libx265":
         params = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:b-adapt=0"
-        return {"preset": "ultrafast", "x265-params": params + ":pools=none:frame-threads=1:log-level=none:info=0"}
+        return {
+            "preset": "ultrafast",
+            "x265-params": params + ":pools=none:frame-threads=1:log-level=none:info=0" + X265_SMALL_PICTURE,
+        }
     if codec == "libvpx-vp9":
         return {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
     if codec == "libsvtav1":

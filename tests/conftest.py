@@ -19,6 +19,7 @@ settings.load_profile("steady")
 torch.set_num_threads(1)
 os.environ[NICENESS] = "0"
 
+SCHEDULER = os.sched_getscheduler(0)
 EXIT_SECONDS = 120
 """How long the end of the process may take when all tests are done."""
 TEARDOWN_SECONDS = 900
@@ -44,13 +45,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        _usual_priority()
-
-
-def _usual_priority() -> None:
-    """Clips in AV1 are made without `usual_priority`, and SVT-AV1 makes who opens it real-time: what runs later would starve everybody else."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    assert os.sched_getscheduler(0) == SCHEDULER, "real-time, with all that is started from now on: open SVT-AV1 within usual_priority()"
 
 
 def pytest_configure() -> None:

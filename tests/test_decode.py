@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.decode import DecodeReport, decode_span, packets_needed
+from pipeline.encoder_choice import X265_SMALL_PICTURE
 from pipeline.errors import ConversionError
 from pipeline.index import VideoIndex, build_index, packets_for
 from pipeline.planes import frame_planes
@@ -84,12 +85,12 @@ def check(path: Path, length: int = 5, lead: int = 1, fps: Fraction | None = Non
 KINDS = {
     "h264_closed": {},
     "h264_open": {
-        "options": {"x264-params": "keyint=8:min-keyint=8:scenecut=0:bframes=3:b-adapt=0:open-gop=1:threads=1"}
+        "options": {"x264-params": "keyint=8:min-keyint=8:scenecut=0:bframes=3:b-adapt=0:open-gop=1:threads=1:mbtree=0"}
     },
     "h264_one_key": {"gop": 250},
     "h264_intra_refresh": {
         "bframes": 0,
-        "options": {"x264-params": "keyint=8:min-keyint=8:intra-refresh=1:bframes=0:threads=1"},
+        "options": {"x264-params": "keyint=8:min-keyint=8:intra-refresh=1:bframes=0:threads=1:mbtree=0"},
     },
     "h264_444_odd": {"width": 641, "height": 359, "pix_fmt": "yuv444p", "frames": 6},
     "h264_10bit": {"pix_fmt": "yuv420p10le"},
@@ -100,6 +101,7 @@ KINDS = {
         "codec": "libx265",
         "options": {
             "x265-params": "keyint=8:min-keyint=8:open-gop=0:bframes=2:b-adapt=0:pools=none:frame-threads=1:log-level=none"
+            + X265_SMALL_PICTURE
         },
     },
     "hevc_10bit": {"codec": "libx265", "pix_fmt": "yuv420p10le"},

@@ -63,7 +63,9 @@ def check_pack(found: dict[str, object], size: tuple[int, int, int]) -> None:
     high, wide = (height + 1) // 2, (width + 1) // 2
     assert found["shapes"] == [[n, 2 * high, 2 * wide], [n, high, wide], [n, high, wide]]
     assert found["same"]
-    assert found["flipped"] <= FLIPPED_SHARE * found["codes"]
+    assert found["flipped"] <= max(
+        1, FLIPPED_SHARE * found["codes"]
+    )  # a small picture's share may be less than one code
     assert found["largest"] <= 1
 
 

@@ -201,7 +201,7 @@ def served(answer: bytes | None) -> str:
             call.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: " + str(len(answer)).encode() + b"\r\n\r\n" + answer)
             call.close()
         else:
-            time.sleep(5)
+            time.sleep(600)
             call.close()
 
     threading.Thread(target=serve, daemon=True).start()
@@ -217,11 +217,11 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_vgg16_nowhere_to_be_had_says_how_to_get_it(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    monkeypatch.setattr(vgg16_weights, "URL", f"http://127.0.0.1:{port}/vgg16-397923af.pth")
-    with pytest.raises(InputError) as caught:
-        Perceptual("vgg16")
+    with socket.socket() as deaf:  # bound, so that nobody else is given the port, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(vgg16_weights, "URL", f"http://127.0.0.1:{deaf.getsockname()[1]}/vgg16-397923af.pth")
+        with pytest.raises(InputError) as caught:
+            Perceptual("vgg16")
     assert str(empty_cache / "vgg16-397923af.pth") in str(caught.value)
     assert "efficientnet_lite0" in str(caught.value)
     assert [file.name for file in empty_cache.iterdir()] == []
@@ -233,7 +233,7 @@ def test_vgg16_from_a_silent_server_gives_up(empty_cache: Path, monkeypatch: pyt
     start = time.monotonic()
     with pytest.raises(InputError, match="timed out"):
         Perceptual("vgg16")
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 300
     assert [file.name for file in empty_cache.iterdir()] == []
 
 

@@ -30,7 +30,8 @@ def task(folder: str, span: int, frames: int = 10) -> SpanTask:
     return SpanTask(f"{folder}:0:{span}", folder, 0, span, frames, "here")
 
 
-def test_numbers_are_counted_and_every_change_is_a_line() -> None:
+def test_numbers_are_counted_and_every_change_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.progress_lines.SECONDS", 3600)
     stream, clock = io.StringIO(), [100.0]
     with ProgressLines(stream=stream, now=lambda: clock[0], source_bytes=[1000, 1000, 500]) as display:
         display.add_video("/a.work", "a.mp4", 40, 4, 10, 1, 1000)
@@ -60,7 +61,7 @@ def test_it_speaks_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("workers.progress_lines.SECONDS", 0.01)
     stream = io.StringIO()
     with ProgressLines(stream=stream):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 240
         while stream.getvalue().count("\n") < 3:
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -73,16 +74,18 @@ def test_convert_tells_a_program_how_far_it_is(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "drive.mp4", frames=40)
     words = [clip, "--output", tmp_path / "out.mp4", "--progress", "json", "--json", "--workers", "1", "model=neutral"]
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "convert", *map(str, words), *FAST]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert told.returncode == 0
     seen = lines(told.stderr)
     assert {line["is"] for line in seen} == {"progress", "message"}
     numbers = [line for line in seen if line["is"] == "progress"]
     done = [line["frames_done"] for line in numbers]
-    assert done == sorted(done) and done[-1] == 40
+    texts = [line["text"] for line in seen if "text" in line]
+    again = any("tried again" in text or "started anew" in text for text in texts)  # a worker or Ray came up late
+    assert done[-1] == 40 and (again or done == sorted(done))
     last = numbers[-1]
     assert (last["frames"], last["files_done"], last["files"], last["spans_done"]) == (40, 1, 1, last["spans"])
-    assert [line["text"] for line in seen if "text" in line] == [f"drive.mp4: done: {tmp_path / 'out.mp4'}"]
+    assert texts[-1] == f"drive.mp4: done: {tmp_path / 'out.mp4'}" and (again or len(texts) == 1)
     assert json.loads(told.stdout)["files"][0]["status"] == "done"
 
 

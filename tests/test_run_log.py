@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import io
 import json
 import os
@@ -155,7 +156,7 @@ def test_a_real_run_is_seen_while_it_works(tmp_path: Path) -> None:
             folders |= {one for pid in family for one in ray_folders(pid)}
             try:
                 text = fetch(port)
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 time.sleep(0.05)
     finally:
         process.kill()

@@ -76,15 +76,17 @@ def test_what_is_under_way_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_a_process_and_its_children_are_measured() -> None:
-    code = "import sys; big = bytearray(b'x' * 50_000_000); print('ready', flush=True); sys.stdin.read()"
+    code = "import sys; big = bytearray(b'x' * 50_000_000); print('ready', flush=True); sys.stdin.readline(); "
+    code += "one = open(sys.executable); print('open', flush=True); sys.stdin.read()"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
+    assert child.stdin is not None and child.stdout is not None
     with child:
         assert child.stdout.readline() == "ready\n"
         assert child.pid in children_of(os.getpid()) and sys.executable in title(child.pid)
         assert 50_000_000 < pss_bytes(child.pid) < 100_000_000
-        before = open_files(os.getpid())
-        with Path(__file__).open():
-            assert open_files(os.getpid()) == before + 1
+        before = open_files(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "open\n" and open_files(child.pid) == before + 1
         child.kill()
     assert (pss_bytes(child.pid), open_files(child.pid), title(child.pid)) == (0, 0, "")

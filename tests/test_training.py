@@ -559,7 +559,7 @@ def test_training_from_shards_needs_no_video_library(shards: Path, tmp_path: Pat
         "import run_pipeline\nsys.exit(run_pipeline.main(['train', *sys.argv[1:]]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "no TensorBoard here" in done.stderr and (tmp_path / "curve.tsv").exists()
@@ -576,7 +576,7 @@ def test_two_processes_learn_one_network(shards: Path, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     train(config_words(shards, tmp_path / "one", "iterations=3"))
