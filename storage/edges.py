@@ -24,6 +24,7 @@ from pipeline.telemetry.whole import whole_file
 from pipeline.verify import provenance_in
 from storage.cell import Note, Remote
 from storage.fetch import blocks, fetch
+from storage.multipart import JOURNAL_NAME
 from storage.publish import check_place, clear, publish, remember_unchanged, to_publish, unchanged
 from storage.ranged import RangedFile
 from storage.store import RemoteFile, Store
@@ -105,7 +106,7 @@ def plan(asked: RemoteAsked, plan_file: Callable[[Asked, Earlier], Planned | Fil
             raise InputError(
                 f"{remote.output}: there is an object already, which Sunvisor did not make; --overwrite replaces it."
             )
-        check_place(store, remote.output)
+        check_place(store, remote.output, remote.cell / JOURNAL_NAME)
         present = [_fetch_small(store, file, remote.cell / "out" / file.url.name) for file in earlier.companions()]
         remember_unchanged(remote, present)
     if remote.source is not None:

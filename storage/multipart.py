@@ -26,11 +26,16 @@ def part_bytes(size: int) -> int:
     return max(PART_BYTES, -(-size // MOST_PARTS))
 
 
-def check_writable(store: Store, url: Url) -> None:
-    """Raise InputError when nothing may be written to a URL. Begins an upload and ends it: nothing appears."""
-    upload = Multipart(store, url, None)
+def check_writable(store: Store, url: Url, journal: Path) -> None:
+    """Raise InputError when nothing may be written to a URL. Begins an upload and ends it: nothing appears.
+
+    journal: as of Multipart; what one has left behind is ended first
+    """
+    end_leftover(store, journal)
+    upload = Multipart(store, url, journal)
     upload.begin()
     upload.abort()
+    journal.unlink(missing_ok=True)
 
 
 def end_leftover(store: Store, journal: Path) -> None:

@@ -14,10 +14,10 @@ from storage.store import Store, seconds_for
 from storage.urls import Url
 
 
-def check_place(store: Store, url: Url) -> None:
-    """Raise InputError when an output cannot be written there: better before hours of work than after."""
+def check_place(store: Store, url: Url, journal: Path) -> None:
+    """Raise InputError when an output cannot be written there: better before hours of work than after. journal: as of send"""
     if url.scheme == "s3":
-        check_writable(store, url)
+        check_writable(store, url, journal)
     else:
         store.check_bucket(url)
 

@@ -58,7 +58,7 @@ def main(address: str, folder: str, job: dict[str, Any]) -> None:
         elastic = Elastic(pools.ONE_CPU, job["max"])
         names = ("tests.cluster_driver:run_span", "tests.cluster_driver:numerics_class")
         workers = elastic.wanted(1)
-        with SpanPool(cluster, *names, workers=workers, elastic=elastic, retries=3, start_seconds=120) as pool:
+        with SpanPool(cluster, *names, workers=workers, elastic=elastic, retries=3, start_seconds=280) as pool:
             for span, wanted in enumerate(job["classes"]):
                 pool.submit(SpanTask(str(span), folder, 0, span, 1, wanted))
             for event in pool.events():
@@ -66,7 +66,7 @@ def main(address: str, folder: str, job: dict[str, Any]) -> None:
                     ended[event.task.span] = event.result["node"]
                 elif isinstance(event, Failed):
                     ended[event.task.span] = [event.error.kind, event.error.message]
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while pool.size != job.get("size", pool.size) and time.monotonic() < deadline:
                 time.sleep(0.1)
             size = pool.size

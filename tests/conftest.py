@@ -45,7 +45,9 @@ def pytest_runtest_teardown() -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-    assert os.sched_getscheduler(0) == SCHEDULER, "real-time, with all that is started from now on: open SVT-AV1 within usual_priority()"
+    assert os.sched_getscheduler(0) == SCHEDULER, (
+        "real-time, with all that is started from now on: open SVT-AV1 within usual_priority()"
+    )
 
 
 def pytest_configure() -> None:

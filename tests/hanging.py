@@ -39,7 +39,7 @@ def stop_the_process() -> None:
 
 
 def move_slowly() -> None:
-    for _ in range(24):
+    for _ in range(44):  # longer than the watchdog's patience
         time.sleep(0.25)
         beat()
 

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.processes import usual_environment
-from workers.cluster import LOCAL_ENV, RAY_ENV
+from workers.cluster import LOCAL_ENV, NODE_SECONDS, RAY_ENV, _find_node
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARING = {"object_store_memory": 160 * 2**20, "include_log_monitor": False}
@@ -61,7 +62,7 @@ class RayNodes:
     ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=240)
 
     @property
     def pid(self) -> int:
@@ -79,9 +80,13 @@ class RayNodes:
 
 def main() -> None:
     """Serve until the input ends."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
+    # Ray's own 30 seconds are too few on a busy machine.
+    services.get_node = partial(_find_node, services.get_node)
     cluster = Cluster()
+    cluster._wait_for_node = partial(cluster._wait_for_node, timeout=NODE_SECONDS)
     nodes = []
     folder = tempfile.mkdtemp(prefix="rays-", dir="/tmp")  # short: a socket's path has at most 107 bytes
     # Workers have what a driver sends them and, for spans of tests/cluster_driver.py, the tests; not this checkout, as on other machines.

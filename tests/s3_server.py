@@ -15,7 +15,14 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-READY_SECONDS = 120.0
+MOTO = """
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+"""Not moto's own program: that wants a port by number, which somebody else may take meanwhile."""
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "hush-hush-secret",
@@ -29,18 +36,13 @@ class Server:
     """moto on a free port of loopback. client: boto3's, which s3fs has no part in"""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", MOTO], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        until = time.monotonic() + READY_SECONDS
-        while not self._answers():
-            assert self._process.poll() is None and time.monotonic() < until, "the S3 server did not start"
-            time.sleep(0.1)
+        assert self._process.stdout is not None
+        port = self._process.stdout.readline()
+        assert port, "the S3 server did not start"
+        self.port = int(port)
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
@@ -50,14 +52,9 @@ class Server:
             config=Config(retries={"max_attempts": 5}),
         )
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
-
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def keys(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
         """All objects and what is in them."""

@@ -48,7 +48,7 @@ def test_nothing_happens_after_an_end_in_time(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("closed", [False, True])
 def test_giving_up_says_why_and_ends_though_nobody_listens(error: str, code: int, why: str, closed: bool) -> None:
     program = f"import sys; from workers import ending; from workers.interrupts import StopNow; {'sys.stderr.close();' * closed} ending._give_up({error})"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == code
     assert done.stderr == (
         ""
@@ -75,7 +75,7 @@ def test_a_ray_that_never_ends_is_left() -> None:
     )
     gcs, raylet, folder = done.stdout.split()
     assert not alive({int(gcs), int(raylet)})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while Path(folder).exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(folder).exists()

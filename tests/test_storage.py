@@ -174,8 +174,8 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
     lab: Lab, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     """At a request of each kind in one conversion, and long enough for a time-out where nothing answers."""
-    monkeypatch.setattr("fsspec.config.conf", {"s3": {"config_kwargs": {"connect_timeout": 2, "read_timeout": 2}}})
-    monkeypatch.setattr(stores, "REQUEST_SECONDS", 6.0)
+    monkeypatch.setattr("fsspec.config.conf", {"s3": {"config_kwargs": {"connect_timeout": 4, "read_timeout": 4}}})
+    monkeypatch.setattr(stores, "REQUEST_SECONDS", 12.0)
     kinds = [
         "HEAD .*in/a.mp4",
         "GET .*list-type",
@@ -274,7 +274,10 @@ def test_killed_while_fetching_converting_and_publishing(lab: Lab, local: dict[s
         lab.wire.heal()
         assert "a.mp4" not in lab.outputs()
 
+    kill_at("DELETE .*uploadId")  # that ends the upload by which the place is tried
+    assert lab.server.uploads(lab.bucket) == ["hdr/a.mp4"]
     kill_at("GET .*in/a.mp4")
+    assert lab.server.uploads(lab.bucket) == []
     assert run(spans=1).wait(PATIENCE_SECONDS) == -signal.SIGKILL
     ledger = next((lab.storage / "cells").glob("*/out/a.mp4.work/ledger.jsonl")).read_text()
     assert ledger.count("\n") == 1

@@ -60,6 +60,9 @@ def run_fake(
         end = time.monotonic() + float(action.removeprefix("sleep:"))
         while time.monotonic() < end:
             time.sleep(0.02)
+    elif action == "gate":
+        while not (folder / "gate").exists():
+            time.sleep(0.02)
     elif action == "stoppable":
         while not should_stop():
             time.sleep(0.02)
@@ -130,8 +133,11 @@ def test_spans_begin_in_order_and_all_complete(pool: SpanPool, tmp_path: Path) -
 
 
 def test_a_poison_span_is_quarantined_and_deaths_of_others_are_mended(
-    pool: SpanPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    pool: SpanPool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "workers.pool.kernel_kills", lambda: 0
+    )  # another test may have the kernel kill something meanwhile
     tasks = make_tasks(tmp_path / "a", ["exit", "ok", "once:kill", "ok", "once:flaky", "ok"])
     ends, events = run_all(pool, tasks)
     assert [type(ends[n]) for n in range(6)] == [Failed, Done, Done, Done, Done, Done]
@@ -151,8 +157,10 @@ def test_what_ray_writes_is_bounded_and_what_a_worker_writes_goes_straight_to_it
 ) -> None:
     """A pipe in between would swallow the last words of a crash."""
     assert os.environ["RAY_ROTATION_MAX_BYTES"] == "10000000" and os.environ["RAY_ROTATION_BACKUP_COUNT"] == "3"
-    family = descendants(os.getpid())
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
+    commands = {}
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):  # it has ended
+            commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
     agents = [command for command in commands.values() if b"--logging-rotate-bytes=" in command]
     assert agents and all(b"--logging-rotate-bytes=10000000" in command for command in agents)
     for info in pool.wait_ready():
@@ -161,17 +169,19 @@ def test_what_ray_writes_is_bounded_and_what_a_worker_writes_goes_straight_to_it
 
 
 def test_spans_that_wait_can_be_recalled_and_a_quiet_pool_gives_the_caller_time(pool: SpanPool, tmp_path: Path) -> None:
-    tasks = make_tasks(tmp_path / "a", ["sleep:1.5"] * 5)
+    tasks = make_tasks(tmp_path / "a", ["gate"] * 5)
     for task in tasks:
         pool.submit(task)
     while pool.running() < 2:
         time.sleep(0.02)
     assert pool.recall() == tasks[2:]
-    began, rounds, events = time.monotonic(), 0, []
-    while len(events) < 2 and time.monotonic() < began + 60:
+    for _ in range(3):  # it comes back though nothing ends
+        assert not [event for event in pool.events(0.1) if isinstance(event, Done)]
+    (tmp_path / "a" / "gate").touch()
+    deadline, events = time.monotonic() + 240, []
+    while len(events) < 2 and time.monotonic() < deadline:
         events += [event for event in pool.events(0.1) if isinstance(event, Done)]
-        rounds += 1
-    assert rounds > 2 and sorted(event.task.span for event in events) == [0, 1]
+    assert sorted(event.task.span for event in events) == [0, 1]
     assert list(pool.events()) == []  # nothing is open: it ends at once
     ends, _ = run_all(pool, tasks[4:])
     assert isinstance(ends[4], Done)
@@ -221,7 +231,7 @@ def test_files_are_looked_at_in_tasks_that_may_die(cluster: Cluster, pool: SpanP
         desk.begin("plan", action, "test_workers:call_fake", action)
     assert desk.count("plan") == 3 and desk.count("join") == 0
     ended = {}
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while desk.count("plan") and time.monotonic() < deadline:
         ended |= {one.key: one for one in desk.ended()}
         time.sleep(0.02)
@@ -243,13 +253,13 @@ def test_files_are_looked_at_in_tasks_that_may_die(cluster: Cluster, pool: SpanP
 def test_a_stranger_on_this_machine_is_refused_and_every_port_is_on_loopback(cluster: Cluster, pool: SpanPool) -> None:
     code = (
         f"from ray._raylet import GcsClient; c = GcsClient(address={cluster.address!r}); "
-        "print('LET IN', len(c.internal_kv_keys(b'', b'session', timeout=5)))"
+        "print('LET IN', len(c.internal_kv_keys(b'', b'session', timeout=60)))"
     )
     clean = usual_environment()
     ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
     for auth in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}, ours):
         done = subprocess.run(
-            [sys.executable, "-c", code], env=clean | auth, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code], env=clean | auth, capture_output=True, text=True, timeout=240
         )
         if auth is ours:
             assert "LET IN 1" in done.stdout, done.stderr
@@ -259,7 +269,7 @@ def test_a_stranger_on_this_machine_is_refused_and_every_port_is_on_loopback(clu
             )
     join = f"from workers.cluster import connect\nwith connect({cluster.address!r}):\n    print('LET IN')"
     auth = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", join], env=clean | auth, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", join], env=clean | auth, capture_output=True, text=True, timeout=240)
     assert "InputError: The Ray cluster at" in done.stderr and "refused us" in done.stderr, done.stderr
     found = listening(set(descendants(os.getpid())) | {os.getpid()})
     assert len(found) >= 5  # GCS, raylet, driver and two workers at least
@@ -315,9 +325,11 @@ try:
     with connect(slots=2) as cluster, SpanPool(
         cluster, "test_workers:run_fake", "test_workers:fake_class", workers=2
     ) as pool, ProgressDisplay() as display:
+        (folder / "ray").write_text(str(cluster.session_dir.parent))
         def drain():
             display.message(f"finishing the {pool.running()} running spans; press Ctrl-C again to stop now")
             pool.drain()
+            (folder / "draining").touch()
         with Interrupts(drain, pool.abort) as interrupts:
             display.add_video(str(folder), "clip.mp4", 10 * len(tasks), len(tasks))
             for task in tasks:
@@ -387,34 +399,39 @@ def test_first_ctrl_c_finishes_the_running_spans(driver: Callable) -> None:
     assert json.loads(out) == [[0, 1], [2, 3]] or json.loads(out) == [[1, 0], [2, 3]], err
     assert "finishing the 2 running spans; press Ctrl-C again to stop now" in err
     assert "failed" not in err
-    wait_until_gone(family, 5)
+    wait_until_gone(family, 60)
 
 
 def test_second_ctrl_c_stops_at_once(driver: Callable) -> None:
     process, folder = driver(["stoppable", "sleep:100", "ok"])
-    deadline = time.monotonic() + 60
-    while not ((folder / "attempts0").exists() and (folder / "attempts1").exists()) and time.monotonic() < deadline:
-        time.sleep(0.05)
     family = set(descendants(process.pid))
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(2)
+    deadline = time.monotonic() + 240
+    while not (folder / "draining").exists():  # two signals at once would be one
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out.strip()) == (130, "stopped now"), err
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 90
     assert (folder / "stopped0").exists()  # a span that heeds should_stop cleans up
-    wait_until_gone(family, 5)
+    wait_until_gone(family, 60)
 
 
 def test_a_killed_driver_leaves_no_process(driver: Callable) -> None:
-    process, _ = driver(["sleep:100", "sleep:100"])
+    """And no folder of its Ray; one of somebody else's is let be."""
+    process, folder = driver(["sleep:100", "sleep:100"])
     family = set(descendants(process.pid))
     assert len(family) >= 4
-    folders = set(Path(tempfile.gettempdir()).glob("sunvisor-ray-*"))
-    process.kill()
-    wait_until_gone(family, 60)
-    assert len(folders - set(Path(tempfile.gettempdir()).glob("sunvisor-ray-*"))) == 1  # its own, and nobody else's
+    own = Path((folder / "ray").read_text())
+    stranger = Path(tempfile.mkdtemp(prefix="sunvisor-ray-", dir=own.parent))
+    try:
+        process.kill()
+        wait_until_gone(family, 120)
+        assert own.name.startswith("sunvisor-ray-") and not own.exists() and stranger.exists()
+    finally:
+        stranger.rmdir()
 
 
 def test_the_next_run_removes_what_a_killed_driver_and_its_killed_reaper_left(tmp_path: Path) -> None:
@@ -440,7 +457,7 @@ def test_the_next_run_removes_what_a_killed_driver_and_its_killed_reaper_left(tm
         drivers["killed"].wait()
         sweep(tmp_path)
         assert [name for name in folders if folders[name].exists()] == ["alive", "unlocked"]
-        wait_until_gone({agents["killed"]}, 5)
+        wait_until_gone({agents["killed"]}, 60)
         assert drivers["alive"].poll() is None and Path(f"/proc/{agents['alive']}").exists()
     finally:
         for process in drivers.values():
@@ -459,7 +476,7 @@ def test_the_reaper_lets_its_driver_live(tmp_path: Path) -> None:
         "with reaper(folder):\n    log = (folder / 'driver.log').open('w')\n"
         "sys.exit(7)"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, timeout=120)
     assert done.returncode == 7
     assert not folder.exists()
 
@@ -476,9 +493,9 @@ def test_the_reaper_finds_a_process_that_overwrote_its_environment(tmp_path: Pat
     try:
         # An empty standard input is what the reaper sees when its driver was killed.
         subprocess.run(
-            [sys.executable, str(ROOT / "workers/reaper.py"), str(folder)], stdin=subprocess.DEVNULL, timeout=20
+            [sys.executable, str(ROOT / "workers/reaper.py"), str(folder)], stdin=subprocess.DEVNULL, timeout=120
         )
-        assert agent.wait(5) == -signal.SIGKILL
+        assert agent.wait(60) == -signal.SIGKILL
         assert stranger.poll() is None
         assert not folder.exists()
     finally:
@@ -500,7 +517,7 @@ def test_interrupts_restore_the_handlers_and_call_each_action_once() -> None:
         assert not interrupts.draining
         signal.raise_signal(signal.SIGINT)
         assert interrupts.draining and interrupts.exit_code == 130
-        assert drained.wait(5)
+        assert drained.wait(60)
         signal.raise_signal(signal.SIGTERM)
     assert caught.value.exit_code == 143 and called == ["drain", "abort"]
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before

@@ -61,6 +61,7 @@ LOCAL_ENV = {
     # Beside much other work Ray's agents and workers come up late; a raylet ends itself when an agent takes longer.
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_register_timeout_seconds": "180",
+    "RAY_gcs_server_port_wait_time_s": "120",
 }
 
 # Ray's logs are rotated (RAY_ROTATION_*), but not what the workers of a Ray of our own write themselves: for that, Ray puts a pipe and a

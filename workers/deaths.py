@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from pipeline.errors import SunvisorError
 
 VMSTAT = Path("/proc/vmstat")
+OWN_GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 DEVICE_WORDS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "[CUDA]")
 """What errors of a GPU say that are plain RuntimeErrors: PyTorch's of old, its libraries', Triton's."""
 MEMORY_ADVICE = "use a smaller reconstruct.tile_budget_bytes, fewer workers.per_gpu, or a GPU that nobody else uses."
@@ -17,12 +19,23 @@ DEVICE_ADVICE = (
 
 
 def kernel_kills() -> int:
-    """How many processes this machine's kernel has killed for want of memory since it started; 0 where it does not tell."""
+    """How many processes the kernel has killed for want of memory since it started: of this process' control group (version 2) and those
+    in it, or where there is none, of the whole machine. 0 where it does not tell."""
+    for file in (*_group_events(), VMSTAT):
+        with contextlib.suppress(OSError):
+            words = file.read_text().split()
+            if "oom_kill" in words:
+                return int(words[words.index("oom_kill") + 1])
+    return 0
+
+
+def _group_events() -> list[Path]:
+    """What tells of a control group of version 2, Linux' Documentation/admin-guide/cgroup-v2.rst: "0::", then its path."""
     try:
-        words = VMSTAT.read_text().split()
+        lines = OWN_GROUP.read_text().splitlines()
     except OSError:
-        return 0
-    return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+        return []
+    return [GROUPS / line[3:].lstrip("/") / "memory.events" for line in lines if line.startswith("0::")]
 
 
 def wears_out(error: BaseException) -> bool:
