@@ -56,6 +56,7 @@ class Conversion:
         self._process: subprocess.Popen[str] | None = None
         self._watcher: threading.Thread | None = None
         self._wanted = ""  # "pause" or "cancel", once the child has been told
+        self._heard = False  # has the child said anything?
         self._closed = False
         self._state: dict[str, Any] = {
             "state": "idle",
@@ -87,8 +88,7 @@ class Conversion:
                 raise InputError(f"{self._output}: the conversion is {self._state['state']} and cannot be paused.")
             if self._wanted:
                 return
-            self._wanted = "pause"
-            self._signal(signal.SIGINT)
+            self._drain()
         self._change(text="pausing: the spans that are being converted are finished first")
 
     def cancel(self) -> None:
@@ -110,8 +110,7 @@ class Conversion:
             self._closed = True
             watcher = self._watcher
             if self._process is not None and not self._wanted:
-                self._wanted = "pause"
-                self._signal(signal.SIGINT)
+                self._drain()
         if watcher is None:
             return
         watcher.join(drain_seconds)
@@ -138,7 +137,7 @@ class Conversion:
                 errors="replace",
                 start_new_session=True,
             )
-            self._wanted = ""
+            self._wanted, self._heard = "", False
             self._state |= {"state": "running", "frames_per_second": 0.0, "eta_seconds": None, "text": STARTING}
             self._watcher = threading.Thread(
                 target=self._watch, args=(self._process, folder, report), name="conversion"
@@ -162,6 +161,9 @@ class Conversion:
     def _hear(self, line: str, last_words: deque[str]) -> None:
         """Take in one line of the child's."""
         facts = _json(line)
+        if facts.get("is"):
+            with self._lock:
+                self._heard = True
         if facts.get("is") == "progress":
             if facts["frames"] == 0:
                 return  # it still looks at the source; what was known before a pause stays
@@ -204,6 +206,12 @@ class Conversion:
             state, closed = dict(self._state), self._closed
         if not closed:
             self._on_change(state)
+
+    def _drain(self) -> None:
+        """Ctrl-C lets the running spans finish. Before the child's first word it has begun none, and a Ctrl-C in the midst of its imports may
+        be lost, or break one of them: SIGTERM ends it. Call it with the lock."""
+        self._wanted = "pause"
+        self._signal(signal.SIGINT if self._heard else signal.SIGTERM)
 
     def _stop_now(self) -> None:
         """SIGTERM breaks off the spans and ends Ray in order; who does not listen is killed with all it started. Call it with the lock."""

@@ -103,13 +103,13 @@ async def _serve(door: Door, sock: socket.socket, studio: Future[Studio], browse
     runner = web.AppRunner(make_app(door, open_tab), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, sock).start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)  # Ctrl-C is the keeper's to hear
     if first:
         sys.stdout.write(f"Preview: {door.address}\n")
         sys.stdout.flush()
     if first and browser and _has_screen():
         threading.Thread(target=webbrowser.open, args=(door.address,), daemon=True).start()
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)  # Ctrl-C is the keeper's to hear
     try:
         await _first(loaded, stop)
         await stop.wait()

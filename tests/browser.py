@@ -29,7 +29,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 60_000
+PATIENCE_MS = 180_000
 """How long anything may take; machines of CI are slow and shared."""
 
 FRAMES, WIDTH, HEIGHT, FPS = 75, 192, 108, 25

@@ -84,6 +84,12 @@ class RtspServer:
                 return
 
     def _play(self, connection: socket.socket) -> None:
+        timeout = self._rtp.gettimeout()
+        self._rtp.setblocking(False)
+        with suppress(BlockingIOError):  # what came while nobody listened may have gaps
+            while True:
+                self._rtp.recv(2048)
+        self._rtp.settimeout(timeout)
         while not self._over.is_set():
             with suppress(TimeoutError):
                 packet = self._rtp.recv(2048)

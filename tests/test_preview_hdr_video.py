@@ -19,7 +19,7 @@ from pipeline.boxes import read_boxes
 from pipeline.errors import ConversionError, InputError
 from preview.hdr_video import DELAY_FRAMES, FRAGMENT_FRAMES, KEY_FRAMES, EncoderStalled, Fragment, HdrVideo
 from tests import oracles
-from tests.browser import CHROMIUM, FLAGS
+from tests.browser import CHROMIUM, FLAGS, PATIENCE_MS
 from tests.clips import packed
 
 PAGE = """<!doctype html><video id="v" muted></video><script>
@@ -213,6 +213,7 @@ def test_chromium_plays_it_by_media_source_extensions(site: tuple[Path, str], wi
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=180_000)
         try:
             page = browser.new_page()
+            page.set_default_timeout(PATIENCE_MS)
             page.goto(f"{address}/index.html")
             mime = f'video/mp4; codecs="{video.codec_string}"'
             assert page.evaluate("mime => MediaSource.isTypeSupported(mime)", mime), mime

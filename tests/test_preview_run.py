@@ -57,7 +57,7 @@ def started(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def get(address: str) -> int:
     try:
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=120) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import shlex
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,12 +19,14 @@ from configs.schema import load_config
 from pipeline.index import VideoIndex
 from pipeline.looks import Looks
 from pipeline.plan import Plan
+from preview import outbox
 from preview.feeds import Due
 from preview.ladder import Rung
 from preview.limits import CLOSE_SECONDS, PICTURES_IN_FLIGHT
 from preview.media import Media
 from preview.pictures import Made, picture
 from preview.player import Player
+from preview.screen import Screen
 from preview.sources import pictures_source, video_source
 from preview.stills import Stills
 from run_pipeline import build_parser
@@ -180,7 +182,10 @@ def test_knobs_that_do_not_go_together_stay_as_they_were(clip: Path) -> None:
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
 
 
-def test_playing_shows_rising_frames_and_pausing_the_exact_one(clip: Path) -> None:
+def test_playing_shows_rising_frames_and_pausing_the_exact_one(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, start = [], Screen._start
+    monkeypatch.setattr(Screen, "_start", lambda self: (starts.append(1), start(self)))
+
     async def test(tab: Tab) -> None:
         tab.send("open", source=0)
         await tab.exact(0)
@@ -196,7 +201,7 @@ def test_playing_shows_rising_frames_and_pausing_the_exact_one(clip: Path) -> No
         assert {part["type"] for one in played for part in one["parts"]} == {"image/jpeg"}
         frames = [one["frame"] for one in played if one["number"] < exact["number"]]
         goes_back = [other for one, other in itertools.pairwise(frames) if other < one]
-        assert all(other < 30 for other in goes_back), "frames go back when it loops, and else never"
+        assert len(goes_back) < len(starts), "frames go back when it loops, and else never"
         assert [one["number"] for one in played] == sorted(one["number"] for one in played)
 
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
@@ -236,12 +241,20 @@ def test_the_last_frame_is_shown_however_long_it_takes(clip: Path, monkeypatch: 
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that draws nothing is waited for, however long a test takes."""
+    monkeypatch.setattr(outbox, "ACK_SECONDS", 1000.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_client_that_draws_nothing_gets_two_pictures_and_then_none(clip: Path) -> None:
     async def test(tab: Tab) -> None:
         tab.send("open", source=0)
         tab.send("play", loop=True)
-        await tab.wait(lambda one: one["is"] == "picture")
-        await asyncio.sleep(2)
+        first = await tab.kind("picture")
+        await tab.kind("picture", tab.after(first))
+        await asyncio.sleep(2)  # in which a third would come
         pictures = [one for one in tab.received if one["is"] == "picture"]
         assert len(pictures) == PICTURES_IN_FLIGHT
         since = len(tab.received)
@@ -251,6 +264,7 @@ def test_a_client_that_draws_nothing_gets_two_pictures_and_then_none(clip: Path)
     with_tab(studio_of([clip], ["model=neutral"], "preview"), test, draws=False)
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_exact_picture_waits_for_a_slow_client_and_comes_with_its_ack(clip: Path) -> None:
     async def test(tab: Tab) -> None:
         tab.send("view", layers=["sdr"], scopes=False)
@@ -288,7 +302,10 @@ def test_a_closed_tab_leaves_no_thread_no_file_and_no_frame(clip: Path) -> None:
             await tab.exact(0)
             tab.send("play", loop=True)
             await tab.wait(lambda one: one["is"] == "picture" and one["frame"] >= frames)
-            assert str(clip) in open_files()
+            until = time.monotonic() + 60
+            while str(clip) not in open_files():  # it is closed where a loop's last frames are decoded
+                assert time.monotonic() < until
+                await asyncio.sleep(0.01)
             tab.session.close()
             started = time.monotonic()
             assert await asyncio.to_thread(tab.session.join, 60)
@@ -302,7 +319,7 @@ def test_a_closed_tab_leaves_no_thread_no_file_and_no_frame(clip: Path) -> None:
         asyncio.run(visit(2))
     assert {one.name for one in threading.enumerate() if one.name.startswith(("tab", "play", "still", "hdr"))} == set()
     assert {one.name for one in threading.enumerate()} <= before
-    assert open_files() == files
+    assert open_files() <= files
     assert str(clip) not in open_files()
     studio.close()
 
@@ -359,9 +376,10 @@ def test_a_look_that_fails_is_told_once(clip: Path) -> None:
     with_tab(studio_of([clip], ["model=neutral", "overlay.boxes=[[90,60,50,50]]"]), test)
 
 
-def test_numbered_pictures_are_shown_as_convert_reads_them(tmp_path: Path) -> None:
+def test_numbered_pictures_are_shown_as_convert_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.sequence import find_runs
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = tmp_path / "frames"
     folder.mkdir()
     codes = np.zeros((48, 64, 3), np.uint8)
@@ -381,7 +399,8 @@ def test_numbered_pictures_are_shown_as_convert_reads_them(tmp_path: Path) -> No
         command = shlex.split((await tab.kind("saved"))["command"])
         assert command[2:5] == [str(folder), "--output", str(tmp_path / "frames_hdr.mp4")]
         assert "input.fps=10" in command
+        assert list(tmp_path.glob("sunvisor_preview_*/pictures.mov"))
 
     studio = studio_of([source], ["model=neutral", "input.fps=10"])
     with_tab(studio, test)
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("sunvisor_preview_*/pictures.mov"))
+    assert not list(tmp_path.glob("sunvisor_preview_*"))

@@ -39,7 +39,7 @@ from preview.studio import Studio
 from tests.clips import make_clip
 from tests.preview_tab import studio_of
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class FakeLive:
@@ -336,6 +336,7 @@ def test_a_view_without_video_closes_the_stream_whatever_the_lanes_do(monkeypatc
         try:
             while not over.is_set():
                 screen._made(made, (), 0.0)
+                time.sleep(0.0002)  # a lock is not given in turn
         except Exception as error:  # noqa: BLE001 - told below
             errors.append(error)
 
@@ -385,18 +386,23 @@ def test_decoding_far_from_a_keyframe_can_be_broken_off(far: Planned) -> None:
 def test_a_feed_that_is_closed_reads_no_further(far: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import decode
 
-    read, count = decode.read_packets, []
+    read, count, go_on = decode.read_packets, [], threading.Event()
 
     def slowly(*words: object) -> Any:  # noqa: ANN401
         for item in read(*words):
             count.append(item[0])
-            time.sleep(0.02)
+            if len(count) == 5:
+                go_on.wait(PATIENCE)
             yield item
 
     monkeypatch.setattr(decode, "read_packets", slowly)
     feed = VideoFeed(far, 190)
-    wait_until(lambda: len(count) > 3)
-    feed.close()
+    wait_until(lambda: len(count) == 5)
+    closing = threading.Thread(target=feed.close)
+    closing.start()
+    wait_until(lambda: feed._closed)
+    go_on.set()
+    closing.join()
     assert len(count) < 150, "no frame of its own has come out by then"
     assert not feed._thread.is_alive()
     assert feed.error is None

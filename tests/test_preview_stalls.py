@@ -34,7 +34,7 @@ def test_calls_are_made_in_order_in_another_thread_and_their_errors_come_back() 
     with pytest.raises(ZeroDivisionError):
         thread.call(divmod, 1, 0)
     thread.end()
-    wait_until(lambda: encoders() == before)
+    wait_until(lambda: encoders() <= before)
 
 
 def test_after_one_call_too_long_no_other_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_call_that_never_returns_does_not_keep_the_process() -> None:
         "import threading; from preview import encoder_thread as e; e.STALL_SECONDS = 0.2; thread = e.EncoderThread()\n"
         "try: thread.call(threading.Event().wait)\nexcept TimeoutError: print('given up')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
 
 
@@ -91,7 +91,7 @@ def test_an_hdr_encoder_that_stands_still_is_given_up_for_another(monkeypatch: p
         assert [one["init"] for one in pieces] == [True, True, False, False]
         assert encoders() > before
         go_on.set()
-        wait_until(lambda: encoders() == before)
+        wait_until(lambda: encoders() <= before)
 
     asyncio.run(run())
 
@@ -135,9 +135,12 @@ def test_a_stream_that_is_closed_encodes_nothing_more(monkeypatch: pytest.Monkey
     async def run() -> None:
         stream = HdrStream(Outbox(asyncio.get_running_loop()), "av1", Fraction(25), pytest.fail)
         play(stream, 3)
-        assert begun.wait(30)
-        threading.Timer(1.0, go_on.set).start()
-        stream.close()
+        assert begun.wait(120)
+        closing = threading.Thread(target=stream.close)
+        closing.start()
+        wait_until(lambda: stream._finishing is not None)
+        go_on.set()
+        closing.join()
         assert Video.written == 1
 
     asyncio.run(run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import http.client
 import io
@@ -154,10 +155,9 @@ def test_a_real_run_is_seen_while_it_works(tmp_path: Path) -> None:
             family = {process.pid, *descendants(process.pid)}
             sockets |= listening(family)
             folders |= {one for pid in family for one in ray_folders(pid)}
-            try:
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 text = fetch(port)
-            except (OSError, http.client.HTTPException):
-                time.sleep(0.05)
+            time.sleep(0.05)
     finally:
         process.kill()
         out, err = process.communicate()
