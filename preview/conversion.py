@@ -88,8 +88,9 @@ class Conversion:
                 raise InputError(f"{self._output}: the conversion is {self._state['state']} and cannot be paused.")
             if self._wanted:
                 return
+            self._state["text"] = "pausing" + ": the spans that are being converted are finished first" * self._heard
             self._drain()
-        self._change(text="pausing: the spans that are being converted are finished first")
+        self._change()
 
     def cancel(self) -> None:
         """Stop at once. What is finished stays in the work folder, so that a later start goes on from there."""

@@ -24,7 +24,7 @@ from pipeline.telemetry.whole import whole_file
 from pipeline.verify import provenance_in
 from storage.cell import Note, Remote
 from storage.fetch import blocks, fetch
-from storage.multipart import JOURNAL_NAME
+from storage.multipart import JOURNAL_NAME, end_leftover
 from storage.publish import check_place, clear, publish, remember_unchanged, to_publish, unchanged
 from storage.ranged import RangedFile
 from storage.store import RemoteFile, Store
@@ -97,6 +97,7 @@ def plan(asked: RemoteAsked, plan_file: Callable[[Asked, Earlier], Planned | Fil
     earlier = Earlier(here.output)
     if remote.output is not None:
         store = _store(remote.output, patience, Note(remote.cell, "looking at", remote.output, 0))
+        end_leftover(store, remote.cell / JOURNAL_NAME)
         earlier = RemoteEarlier(store, remote, config.extras.frames != "none")
     if (done := _done_already(here, remote, earlier)) is not None:
         _drop(remote)

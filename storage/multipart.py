@@ -29,9 +29,8 @@ def part_bytes(size: int) -> int:
 def check_writable(store: Store, url: Url, journal: Path) -> None:
     """Raise InputError when nothing may be written to a URL. Begins an upload and ends it: nothing appears.
 
-    journal: as of Multipart; what one has left behind is ended first
+    journal: as of Multipart
     """
-    end_leftover(store, journal)
     upload = Multipart(store, url, journal)
     upload.begin()
     upload.abort()

@@ -45,7 +45,10 @@ def pytest_runtest_teardown() -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-    assert os.sched_getscheduler(0) == SCHEDULER, (
+        scheduler = os.sched_getscheduler(0)
+        if scheduler != SCHEDULER:
+            os.sched_setscheduler(0, SCHEDULER, os.sched_param(0))
+    assert scheduler == SCHEDULER, (
         "real-time, with all that is started from now on: open SVT-AV1 within usual_priority()"
     )
 

@@ -247,7 +247,8 @@ def test_a_ray_that_is_lost_is_replaced_and_the_run_goes_on(
             wait_until(lambda: run.over or set(run.find(kind)) - before)  # noqa: B023
             found = set(run.find(kind)) - before
             # A child that was forked and has not become another program yet looks like its parent.
-            (victim,) = {pid for pid in found if int((stat_fields(pid) or ["", "0"])[1]) not in found}
+            parents = {pid: int(fields[1]) for pid in found if (fields := stat_fields(pid))}
+            (victim,) = {pid for pid, parent in parents.items() if parent not in found}
             before |= set(run.family())
             wait_until(lambda: run.over or run.progress()[1] >= number)  # noqa: B023
             os.kill(victim, signal.SIGKILL)

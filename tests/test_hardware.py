@@ -23,6 +23,7 @@ from pipeline.hardware import GPU, HOST, choose_decoder, encoder_memory, encoder
 from pipeline.index import build_index
 from pipeline.plan import cut_spans
 from pipeline.planes import frame_planes
+from pipeline.priority import usual_priority
 from tests.clips import make_clip, picture
 
 EIGHT = PixelLayout("420", 8)
@@ -188,7 +189,8 @@ def pretend_nvenc(monkeypatch: pytest.MonkeyPatch, make: object) -> None:
 @pytest.mark.parametrize("codec", ["hevc", "av1"])
 def test_frames_stay_on_the_gpu_where_a_test_picture_comes_back(monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
     pretend_nvenc(monkeypatch, p010_planes)
-    choice = encoder_memory(replace(NVENC, encoder=f"{codec}_nvenc"))
+    with usual_priority():
+        choice = encoder_memory(replace(NVENC, encoder=f"{codec}_nvenc"))
     assert choice.taken == GPU and "gave a test picture back" in str(choice)
     hardware._gpu_memory_trouble.cache_clear()
 

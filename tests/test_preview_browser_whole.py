@@ -167,6 +167,7 @@ def test_a_while_of_playing_does_not_grow(browser: web.Browser, clip: Path) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_ten_minutes_of_playing_do_not_grow(browser: web.Browser, clip: Path) -> None:
     soak(browser, clip, 196)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -67,10 +68,14 @@ def ended(conversion: Conversion) -> bool:
     return conversion.state()["state"] != "running"
 
 
-def test_paused_and_resumed_it_gives_the_same_bytes(clip: Path, tmp_path: Path) -> None:
+def test_paused_and_resumed_it_gives_the_same_bytes(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "yaml").write_text(YAML)
     convert(clip, tmp_path / "wanted" / "drive.mp4", load_config("dashcam", tmp_path / "yaml"))
     output = tmp_path / "drive.mp4"
+    sent, send = [], Conversion._signal
+    monkeypatch.setattr(Conversion, "_signal", lambda self, number: (sent.append(number), send(self, number)))
     with watched(clip, output) as (conversion, states):
         assert conversion.state()["state"] == "idle"
         for wrong in (conversion.pause, conversion.resume):
@@ -85,6 +90,7 @@ def test_paused_and_resumed_it_gives_the_same_bytes(clip: Path, tmp_path: Path) 
         wait_until(lambda: ended(conversion))
         paused = conversion.state()
         assert paused["state"] == "paused" and not output.exists()
+        assert sent == [signal.SIGINT], "running spans are finished"
         assert 0 < paused["frames_done"] < paused["frames"] == FRAMES
         conversion.resume()
         wait_until(lambda: ended(conversion))
@@ -177,15 +183,24 @@ def test_what_fails_is_told_in_the_words_of_convert(without_ray: None, clip: Pat
         assert conversion.state()["state"] == "failed" and "did you mean grade.peak_nits?" in conversion.state()["text"]
 
 
-def test_a_pause_while_it_starts_is_a_pause(without_ray: None, clip: Path, tmp_path: Path) -> None:
-    """In the midst of imports, where a Ctrl-C may come to nothing or break one."""
-    with watched(clip, tmp_path / "out.mp4") as (conversion, _):
-        for pause_seconds in (0.0, 0.3, 0.6):
-            (conversion.start if conversion.state()["state"] == "idle" else conversion.resume)()
-            time.sleep(pause_seconds)
-            conversion.pause()
-            wait_until(lambda: ended(conversion))
-            assert conversion.state()["state"] == "paused", conversion.state()
+def test_a_pause_while_it_starts_is_a_pause(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of imports, where a Ctrl-C may come to nothing, as here."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import pathlib, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\ntime.sleep(1000)"
+    )
+    monkeypatch.setattr(conversions, "PROGRAM", program)
+    with watched(clip, tmp_path / "out.mp4") as (conversion, states):
+        conversion.start()
+        wait_until((tmp_path / "up").exists)
+        conversion.pause()
+        wait_until(lambda: ended(conversion))
+        assert (conversion.state()["state"], conversion.state()["text"]) == (
+            "paused",
+            "paused; what is converted is kept",
+        )
+        wait_until(lambda: states[-1]["state"] == "paused")
 
 
 def test_an_output_of_other_settings_is_replaced_only_when_that_is_wanted(

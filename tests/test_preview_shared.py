@@ -398,7 +398,7 @@ def test_a_feed_that_is_closed_reads_no_further(far: Planned, monkeypatch: pytes
     monkeypatch.setattr(decode, "read_packets", slowly)
     feed = VideoFeed(far, 190)
     wait_until(lambda: len(count) == 5)
-    closing = threading.Thread(target=feed.close)
+    closing = threading.Thread(target=feed.close, daemon=True)
     closing.start()
     wait_until(lambda: feed._closed)
     go_on.set()

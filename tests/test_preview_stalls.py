@@ -136,7 +136,7 @@ def test_a_stream_that_is_closed_encodes_nothing_more(monkeypatch: pytest.Monkey
         stream = HdrStream(Outbox(asyncio.get_running_loop()), "av1", Fraction(25), pytest.fail)
         play(stream, 3)
         assert begun.wait(120)
-        closing = threading.Thread(target=stream.close)
+        closing = threading.Thread(target=stream.close, daemon=True)
         closing.start()
         wait_until(lambda: stream._finishing is not None)
         go_on.set()

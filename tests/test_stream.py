@@ -77,7 +77,7 @@ def parts_of(run: Run) -> dict[str, int]:
     "victims",
     [
         ("DecodePart",),
-        pytest.param(("ComputePart", "StreamWorker"), marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(("ComputePart", "StreamWorker"), marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     ],
 )
 def test_the_same_bytes_whichever_part_is_killed(

@@ -61,7 +61,9 @@ def run_fake(
         while time.monotonic() < end:
             time.sleep(0.02)
     elif action == "gate":
+        end = time.monotonic() + 240
         while not (folder / "gate").exists():
+            assert time.monotonic() < end, "nobody opened the gate"
             time.sleep(0.02)
     elif action == "stoppable":
         while not should_stop():
@@ -172,13 +174,16 @@ def test_spans_that_wait_can_be_recalled_and_a_quiet_pool_gives_the_caller_time(
     tasks = make_tasks(tmp_path / "a", ["gate"] * 5)
     for task in tasks:
         pool.submit(task)
-    while pool.running() < 2:
-        time.sleep(0.02)
-    assert pool.recall() == tasks[2:]
-    for _ in range(3):  # it comes back though nothing ends
-        assert not [event for event in pool.events(0.1) if isinstance(event, Done)]
-    (tmp_path / "a" / "gate").touch()
-    deadline, events = time.monotonic() + 240, []
+    deadline, events = time.monotonic() + 480, []
+    try:
+        while pool.running() < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert pool.recall() == tasks[2:]
+        for _ in range(3):  # it comes back though nothing ends
+            assert not [event for event in pool.events(0.1) if isinstance(event, Done)]
+    finally:
+        (tmp_path / "a" / "gate").touch()
     while len(events) < 2 and time.monotonic() < deadline:
         events += [event for event in pool.events(0.1) if isinstance(event, Done)]
     assert sorted(event.task.span for event in events) == [0, 1]
