@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTEST := $(PY) -m pytest -m "not long and not gpu" -o faulthandler_timeout=1900 -o faulthandler_exit_on_timeout=true
 # Tests that start crowds of processes (Ray, browsers, servers) and mostly wait for them. The others go on meanwhile, in a process of their own.
 CROWDS := $(patsubst %,tests/test_%.py,cluster ending preview_browser preview_browser_whole preview_conversion preview_hdr_video preview_run \
-	progress_lines reliability run_log storage_cluster stream workers)
+	progress_lines reliability run_log storage_cluster stream watchdog workers)
 
 .PHONY: setup demo test test-crowds test-others test-long test-gpu lint audit bench lock clean
 
