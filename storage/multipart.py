@@ -34,24 +34,22 @@ def check_writable(store: Store, url: Url, journal: Path) -> None:
     upload = Multipart(store, url, journal)
     upload.begin()
     upload.abort()
-    journal.unlink(missing_ok=True)
 
 
 def end_leftover(store: Store, journal: Path) -> None:
     """End the upload that a killed process has left behind, as its journal says; stores charge for unfinished ones."""
     try:
         facts = json.loads(journal.read_text())
-        left = Multipart(store, Url(facts["scheme"], facts["path"]), None, facts["id"])
+        left = Multipart(store, Url(facts["scheme"], facts["path"]), journal, facts["id"])
     except (OSError, ValueError, KeyError, TypeError):
         return
     left.abort()
-    journal.unlink(missing_ok=True)
 
 
 class Multipart:
     """One upload. journal: file that remembers it, so that a killed one can be ended"""
 
-    def __init__(self, store: Store, url: Url, journal: Path | None, number: str = "") -> None:
+    def __init__(self, store: Store, url: Url, journal: Path, number: str = "") -> None:
         self._store, self._url, self._journal = store, url, journal
         self._place = {"Bucket": url.bucket, "Key": url.key}
         self._number = number
@@ -78,25 +76,25 @@ class Multipart:
                 with contextlib.suppress(SunvisorError):
                     self.abort()
             raise
-        if self._journal is not None:
-            self._journal.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
 
     def begin(self) -> None:
         try:
             self._number = self._call("create_multipart_upload")["UploadId"]
         except FileNotFoundError as error:
             raise InputError(f"{self._url}: there is no bucket '{self._url.bucket}'.") from error
-        if self._journal is not None:
-            facts = {"scheme": self._url.scheme, "path": self._url.path, "id": self._number}
-            try:
-                self._journal.write_text(json.dumps(facts))
-            except OSError as error:
-                self.abort()
-                raise InputError(f"{self._journal}: cannot be written ({error.strerror}).") from error
+        facts = {"scheme": self._url.scheme, "path": self._url.path, "id": self._number}
+        try:
+            self._journal.write_text(json.dumps(facts))
+        except OSError as error:
+            self.abort()
+            raise InputError(f"{self._journal}: cannot be written ({error.strerror}).") from error
 
     def abort(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # it is over already
             self._call("abort_multipart_upload", UploadId=self._number)
+        with contextlib.suppress(OSError):  # a disk that takes nothing any more; ending it twice does no harm
+            self._journal.unlink()
 
     def _part(self, file: Path, number: int, start: int, step: int, sent: Callable[[int], object]) -> dict[str, Any]:
         with file.open("rb") as opened:
