@@ -137,9 +137,8 @@ def test_spans_begin_in_order_and_all_complete(pool: SpanPool, tmp_path: Path) -
 def test_a_poison_span_is_quarantined_and_deaths_of_others_are_mended(
     pool: SpanPool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "workers.pool.kernel_kills", lambda: 0
-    )  # another test may have the kernel kill something meanwhile
+    # Another test may have the kernel kill something meanwhile.
+    monkeypatch.setattr("workers.pool.kernel_kills", lambda: 0)
     tasks = make_tasks(tmp_path / "a", ["exit", "ok", "once:kill", "ok", "once:flaky", "ok"])
     ends, events = run_all(pool, tasks)
     assert [type(ends[n]) for n in range(6)] == [Failed, Done, Done, Done, Done, Done]
